@@ -1,0 +1,1 @@
+DELETE FROM catalogue_entry WHERE tenant_id = $1

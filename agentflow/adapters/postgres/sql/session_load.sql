@@ -1,0 +1,1 @@
+SELECT version, state FROM session WHERE tenant_id = $1 AND agent = $2 AND session_id = $3

@@ -1,0 +1,339 @@
+"""The roster: which worker takes which step, with one batched call in flight per worker, and what becomes of a dead one's steps."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from agentflow.clock import utc_now
+from agentflow.domain.command import WorkerStatus
+from agentflow.domain.dispatch import Dispatch, Holding, StepDone, StepError
+from agentflow.domain.failure import Failure
+from agentflow.errors import AgentFlowError, Unavailable
+from agentflow.ports import Worker, WorkerNeed, WorkerPool
+
+logger = logging.getLogger(__name__)
+
+BATCH_ITEMS = 512
+BATCH_BYTES = 80 << 10
+"""Up to 100 KB a Ray call stays inline (design 6)."""
+PLACEMENT_NOTICE_S = 30.0
+"""What is not placed by then becomes a visible event."""
+HOLDING_TIMEOUT_S = 10.0
+RETRY_FIRST_S, RETRY_MAX_S = 0.2, 5.0
+
+
+class Owner(Protocol):
+    """The supervisor, as its roster sees it. Called in the loop; must not raise."""
+
+    def ended(self, worker: str, results: Sequence[StepDone | StepError]) -> None:
+        """Results that came back inline. The owner calls `acknowledge` for each when it is durable, or superseded."""
+
+    def crashed(self, dispatch: Dispatch, reason: str) -> None: ...
+
+    def delayed(self, dispatch: Dispatch, reason: str) -> None: ...
+
+
+@dataclass(slots=True)
+class Seat:
+    """One worker's place: its queue, what it holds, and the acknowledgements that go with the next call."""
+
+    name: str
+    need: WorkerNeed
+    capacity: int
+    created_at: datetime
+    worker: Worker | None = None
+    queue: deque[Dispatch] = field(default_factory=deque)
+    held: dict[str, Dispatch] = field(default_factory=dict)
+    acknowledged: list[str] = field(default_factory=list)
+    calling: bool = False
+    crashes: int = 0
+    idle_since: datetime | None = None
+    reason: str = ""
+
+    @property
+    def state(self) -> str:
+        if self.worker is None:
+            return "waiting_for_resources" if self.reason else "starting"
+        return "ready" if self.held or self.queue else "idle"
+
+
+class Roster:
+    """All workers of one supervisor. Not thread-safe: one loop."""
+
+    def __init__(self, pool: WorkerPool, owner: Owner, *, prefix: str, capacity: Mapping[str, int]) -> None:
+        """`prefix`: of the names of new workers. `capacity`: steps held at once, by kind of worker."""
+        self._pool, self._owner, self._prefix, self._capacity = pool, owner, prefix, capacity
+        self._seats: dict[WorkerNeed, Seat] = {}
+        self._where: dict[str, Seat] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._number = 0
+
+    # ------------------------------------------------------------------ the owner's side
+
+    def send(self, need: WorkerNeed, dispatch: Dispatch) -> None:
+        """Queue a step for a worker that fits; makes one if there is none. An id that is held already is sent again, and starts nothing."""
+        seat = self._seats.get(need)
+        if seat is None:
+            seat = self._open(need)
+        self._where[dispatch.dispatch_id] = seat
+        seat.queue.append(dispatch)
+        seat.idle_since = None
+        self._pump(seat)
+
+    def acknowledge(self, dispatch_id: str) -> None:
+        """Its result is durable, or no longer wanted: the worker may forget it."""
+        seat = self._where.pop(dispatch_id, None)
+        if seat is None:
+            return
+        seat.held.pop(dispatch_id, None)
+        seat.acknowledged.append(dispatch_id)
+        self._pump(seat)
+
+    def forget(self, dispatch_id: str) -> None:
+        """It was reported and acknowledged by the answer to the report."""
+        seat = self._where.pop(dispatch_id, None)
+        if seat is not None:
+            seat.held.pop(dispatch_id, None)
+            self._pump(seat)
+
+    def revoke(self, dispatch_ids: Sequence[str]) -> None:
+        """Cancel these where they are; nothing is expected of them any more."""
+        by_seat: dict[str, tuple[Seat, list[str]]] = {}
+        for dispatch_id in dispatch_ids:
+            seat = self._where.pop(dispatch_id, None)
+            if seat is None:
+                continue
+            if seat.held.pop(dispatch_id, None) is None:
+                seat.queue = deque(queued for queued in seat.queue if queued.dispatch_id != dispatch_id)
+            else:
+                by_seat.setdefault(seat.name, (seat, []))[1].append(dispatch_id)
+        for seat, ids in by_seat.values():
+            self._spawn(self._cancel(seat, ids))
+
+    def statuses(self) -> list[WorkerStatus]:
+        return [
+            WorkerStatus(
+                seat.name,
+                seat.need.kind,
+                seat.need.tenant_id,
+                seat.need.uses,
+                seat.need.code_hash,
+                seat.state,
+                len(seat.held),
+                len(seat.queue),
+                seat.created_at,
+                seat.crashes,
+                seat.reason,
+            )
+            for seat in self._seats.values()
+        ]
+
+    async def adopt(self) -> None:
+        """Take over the workers that an earlier life of this supervisor left."""
+        for name, (need, worker) in (await self._pool.survivors()).items():
+            if need in self._seats:
+                self._spawn(self._pool.release(name))
+                continue
+            seat = Seat(name, need, self._capacity[need.kind], utc_now(), worker)
+            self._seats[need] = seat
+            self._spawn(self._watch(seat))
+
+    async def holdings(self) -> list[tuple[WorkerNeed, Holding]]:
+        """What all workers hold. One that does not answer in time is ended: nobody could say what it still does.
+
+        A dispatch found here is sent again under its id by `send`, which starts nothing but fetches what has ended; one that
+        is not wanted any more is cancelled by `discard`.
+        """
+        seats = [seat for seat in self._seats.values() if seat.worker is not None]
+        answers = await asyncio.gather(*(self._ask_holding(seat) for seat in seats))
+        return [(seat.need, holding) for seat, answer in zip(seats, answers, strict=True) for holding in answer]
+
+    def discard(self, need: WorkerNeed, dispatch_id: str) -> None:
+        """Cancel what a worker holds and nobody wants."""
+        seat = self._seats.get(need)
+        if seat is not None and dispatch_id not in self._where:
+            self._spawn(self._cancel(seat, [dispatch_id]))
+
+    async def release_idle(self, now: datetime, idle_s: float) -> None:
+        """Give back the agent workers that had nothing to do for `idle_s`."""
+        for need, seat in list(self._seats.items()):
+            busy = seat.held or seat.queue or seat.calling or seat.worker is None or need.kind != "agent"
+            if busy:
+                seat.idle_since = None
+            elif seat.idle_since is None:
+                seat.idle_since = now
+            elif (now - seat.idle_since).total_seconds() >= idle_s:
+                del self._seats[need]
+                await self._pool.release(seat.name)
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # ------------------------------------------------------------------ a worker's life
+
+    def _open(self, need: WorkerNeed) -> Seat:
+        self._number += 1
+        seat = Seat(f"{self._prefix}{self._number}", need, self._capacity[need.kind], utc_now())
+        self._seats[need] = seat
+        self._spawn(self._acquire(seat))
+        return seat
+
+    async def _acquire(self, seat: Seat) -> None:
+        delay_s, noticed = RETRY_FIRST_S, False
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        getting = asyncio.ensure_future(self._pool.acquire(seat.name, seat.need))
+        while True:
+            try:
+                seat.worker = await asyncio.wait_for(asyncio.shield(getting), 1.0 if not noticed else PLACEMENT_NOTICE_S)
+                break
+            except TimeoutError:
+                if not noticed and loop.time() - begun >= PLACEMENT_NOTICE_S:
+                    noticed = True
+                    seat.reason = self._pool.missing(seat.need) or f"no worker could be placed within {PLACEMENT_NOTICE_S:.0f} s"
+                    for dispatch in list(seat.queue):
+                        self._owner.delayed(dispatch, seat.reason)
+            except asyncio.CancelledError:
+                getting.cancel()
+                raise
+            except Unavailable as error:
+                logger.warning("worker %s did not start: %s", seat.name, error)
+                await asyncio.sleep(delay_s)
+                delay_s = min(RETRY_MAX_S, delay_s * 2)
+                self._number += 1
+                seat.name = f"{self._prefix}{self._number}"
+                getting = asyncio.ensure_future(self._pool.acquire(seat.name, seat.need))
+            except AgentFlowError as error:
+                self._refuse(seat, error)
+                return
+        seat.reason = ""
+        self._spawn(self._watch(seat))
+        self._pump(seat)
+
+    def _refuse(self, seat: Seat, error: AgentFlowError) -> None:
+        """No worker can ever be this (its code cannot be imported): every step that waits for it fails, with the reason."""
+        del self._seats[seat.need]
+        failure = Failure.of(error.code, str(error), retryable=False)
+        now = utc_now()
+        waiting, seat.queue = list(seat.queue), deque()
+        for dispatch in waiting:
+            result = StepError(dispatch.dispatch_id, dispatch.execution_id, dispatch.step, now, failure)
+            self._owner.ended(seat.name, [result])
+
+    async def _watch(self, seat: Seat) -> None:
+        assert seat.worker is not None
+        reason = await seat.worker.gone()
+        if self._seats.get(seat.need) is not seat:
+            return
+        logger.warning("worker %s (%s) is gone with %d steps: %s", seat.name, seat.need.uses or seat.need.kind, len(seat.held), reason)
+        del self._seats[seat.need]
+        held, waiting = list(seat.held.values()), list(seat.queue)
+        seat.held.clear()
+        seat.queue.clear()
+        for dispatch in (*held, *waiting):
+            self._where.pop(dispatch.dispatch_id, None)
+        fresh = {dispatch.dispatch_id for dispatch in held}
+        for dispatch in waiting:
+            if dispatch.dispatch_id not in fresh:
+                self.send(seat.need, dispatch)
+        for dispatch in held:
+            self._owner.crashed(dispatch, reason)
+        if (successor := self._seats.get(seat.need)) is not None:
+            successor.crashes = seat.crashes + 1
+
+    # ------------------------------------------------------------------ calls
+
+    def _pump(self, seat: Seat) -> None:
+        wanted = seat.queue and (len(seat.held) < seat.capacity or seat.queue[0].dispatch_id in seat.held)
+        if seat.worker is not None and not seat.calling and (wanted or seat.acknowledged):
+            seat.calling = True
+            self._spawn(self._deliver(seat))
+
+    async def _deliver(self, seat: Seat) -> None:
+        """Calls the worker until there is nothing more to say. Never two calls at once."""
+        delay_s = RETRY_FIRST_S
+        try:
+            while self._seats.get(seat.need) is seat and seat.worker is not None:
+                batch = self._take(seat)
+                acknowledged, seat.acknowledged = seat.acknowledged, []
+                if not batch and not acknowledged:
+                    return
+                try:
+                    results, refused = await seat.worker.deliver(batch, acknowledged)
+                except Unavailable as error:
+                    # It says nothing about the items. They go again under the same ids, which a living worker starts only once;
+                    # if it is dead, `gone` says so.
+                    logger.info("worker %s did not answer; its %d items go again: %s", seat.name, len(batch), error)
+                    seat.acknowledged = acknowledged + seat.acknowledged
+                    seat.queue.extendleft(d for d in reversed(batch) if seat.held.get(d.dispatch_id) is d)
+                    await asyncio.sleep(delay_s)
+                    delay_s = min(RETRY_MAX_S, delay_s * 2)
+                    continue
+                delay_s = RETRY_FIRST_S
+                if refused:
+                    self._take_back(seat, batch, set(refused))
+                if results:
+                    self._owner.ended(seat.name, results)
+                if refused and not results:
+                    await asyncio.sleep(RETRY_FIRST_S)
+        finally:
+            seat.calling = False
+
+    def _take(self, seat: Seat) -> list[Dispatch]:
+        batch: list[Dispatch] = []
+        size = 0
+        while seat.queue and len(batch) < BATCH_ITEMS:
+            dispatch = seat.queue[0]
+            if len(seat.held) >= seat.capacity and dispatch.dispatch_id not in seat.held:
+                break
+            size += len(dispatch.input) + sum(len(effect.value) for effect in dispatch.effects) + 300
+            if batch and size > BATCH_BYTES:
+                break
+            seat.queue.popleft()
+            seat.held[dispatch.dispatch_id] = dispatch
+            batch.append(dispatch)
+        return batch
+
+    @staticmethod
+    def _take_back(seat: Seat, batch: Sequence[Dispatch], refused: set[str]) -> None:
+        """A full mailbox: the roster holds the rest."""
+        for dispatch in reversed(batch):
+            if dispatch.dispatch_id in refused and seat.held.pop(dispatch.dispatch_id, None) is not None:
+                seat.queue.appendleft(dispatch)
+
+    async def _cancel(self, seat: Seat, dispatch_ids: list[str]) -> None:
+        if seat.worker is None:
+            return
+        try:
+            await asyncio.wait_for(seat.worker.cancel(dispatch_ids), HOLDING_TIMEOUT_S)
+        except (Unavailable, TimeoutError) as error:
+            # its loop is blocked by code that does not yield: only its end stops that code
+            logger.warning("worker %s does not answer a cancellation and is ended: %s", seat.name, error)
+            await self._pool.release(seat.name)
+
+    async def _ask_holding(self, seat: Seat) -> Sequence[Holding]:
+        assert seat.worker is not None
+        try:
+            return await asyncio.wait_for(seat.worker.holding(), HOLDING_TIMEOUT_S)
+        except (Unavailable, TimeoutError) as error:
+            logger.warning("worker %s does not say what it holds and is ended: %s", seat.name, error)
+            await self._pool.release(seat.name)
+            return ()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a roster task failed", exc_info=error)

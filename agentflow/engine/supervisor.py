@@ -1,0 +1,602 @@
+"""The supervisor: the shell around `decide`. Routes commands and results, commits, then lets out what follows from them.
+
+No Ray here: it is given a Journal, a WorkerPool and a source of workflows, and runs in an actor, in one process, or in a test.
+Everything happens in one event loop, so that between two awaits the state of an execution is consistent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from agentflow.clock import utc_now
+from agentflow.domain.command import Cancel, Change, Changes, Command, Reply, Start, SupervisorStatus
+from agentflow.domain.dispatch import Dispatch, EffectReport, SessionRef, StepDone, StepError
+from agentflow.domain.event import StepCompleted
+from agentflow.domain.execution import ExecutionStatus, StepStatus
+from agentflow.domain.state import ExecutionState
+from agentflow.engine.decide import (
+    Crash,
+    Decision,
+    Delay,
+    EngineCommand,
+    Outgoing,
+    Reject,
+    Resume,
+    Rules,
+    Wake,
+    decide,
+    next_wake,
+    status_to_write,
+)
+from agentflow.engine.evolve import replay
+from agentflow.engine.feed import Feed
+from agentflow.engine.group_commit import GroupCommit
+from agentflow.engine.periodic import Periodic
+from agentflow.engine.roster import Roster
+from agentflow.engine.sessions import Sessions
+from agentflow.errors import AgentFlowError, NotFound, StoreUnavailable, Unavailable
+from agentflow.ports import Append, ExecutionRow, Journal, Rejected, SessionWrite, WorkerNeed, WorkerPool
+
+logger = logging.getLogger(__name__)
+
+TIMER_TICK_S = 0.05
+DUE_TICK_S = 1.0
+DUE_HORIZON = timedelta(seconds=2)
+DUE_LIMIT = 1_000
+IDLE_TICK_S = 15.0
+RETRY_FIRST_S, RETRY_MAX_S = 0.2, 3.0
+RECOVER_AT_ONCE = 200
+"""Executions read back in one statement at a takeover."""
+
+RulesSource = Callable[[str, str, str, str | None], Awaitable[Rules]]
+"""(tenant, workflow, version, session agent) to the rules; raises NotFound, WorkflowInvalid, StoreUnavailable. It may cache for ever."""
+Observer = Callable[[ExecutionState, "Decision", datetime], None]
+"""Told of every committed decision: metrics."""
+
+
+KnownDispatches = dict[tuple[str, str, int], str]
+"""(execution, step, attempt) to the dispatch id under which it was sent."""
+
+
+@dataclass(slots=True)
+class Loaded:
+    """An execution in memory. `dropped`: it was thrown away and is read back; nothing decided on this object counts any more."""
+
+    state: ExecutionState
+    rules: Rules
+    dropped: bool = False
+    commit: asyncio.Future[bool] | None = None
+    """The last commit that holds something of it."""
+    pending: Pending | None = None
+    """The append that went into it."""
+    wake: datetime | None = None
+
+
+@dataclass(slots=True)
+class Pending:
+    """An append with what may happen once it is durable."""
+
+    append: Append
+    loaded: Loaded
+    decision: Decision
+    status: ExecutionStatus
+    inline: tuple[str, ...] = ()
+    """Dispatch ids whose results came back inline: their worker is told when they are durable."""
+    rejected: Rejected | None = None
+
+    @property
+    def dropped(self) -> bool:
+        return self.loaded.dropped
+
+
+class Supervisor:
+    """One supervisor of one or more shards. `run` must be running for anything to happen."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        shards: Sequence[int],
+        journal: Journal,
+        pool: WorkerPool,
+        rules: RulesSource,
+        capacity: Mapping[str, int],
+        on_fenced: Callable[[], None],
+        observer: Observer | None = None,
+        now: Callable[[], datetime] = utc_now,
+        idle_s: float = 300.0,
+    ) -> None:
+        """`capacity`: steps held at once by a worker, by kind (`agent`, `tool`). `on_fenced` must end the process."""
+        self.name, self.shards = name, tuple(shards)
+        self._journal, self._rules, self._now, self._observer, self._on_fenced = journal, rules, now, observer, on_fenced
+        self._tokens: dict[int, int] = {}
+        self._executions: dict[str, Loaded] = {}
+        self._recovering: set[str] = set()
+        self._timers: list[tuple[datetime, str]] = []
+        self._epoch = os.urandom(4).hex()
+        self._dispatched = 0
+        self._sessions = Sessions()
+        self._feed = Feed(self._epoch)
+        self._roster = Roster(pool, self, prefix=f"agentflow:agent:{name}:{self._epoch}-", capacity=capacity)
+        self._commits: GroupCommit[Pending] = GroupCommit(journal, self, lambda: self._tokens)
+        self._state = "connecting"
+        self._reason = ""
+        self._idle_s = idle_s
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # ------------------------------------------------------------------ life
+
+    async def run(self) -> None:
+        """Take the shards, recover what was in flight, then serve until cancelled or fenced."""
+        await self._until_reachable("taking the shards", self._take_over)
+        self._state = "running"
+        logger.info("supervisor %s runs shards %s", self.name, list(self.shards))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._commits.run())
+            group.create_task(Periodic("timers", self._tick_timers, every_s=TIMER_TICK_S).run())
+            group.create_task(Periodic("due executions", self._tick_due, every_s=DUE_TICK_S).run())
+            group.create_task(Periodic("idle workers", self._tick_idle, every_s=IDLE_TICK_S).run())
+
+    async def close(self) -> None:
+        """Stop the roster's and our own tasks; what was in flight is found again by the next life."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._roster.close()
+
+    async def _take_over(self) -> None:
+        self._tokens = dict(await self._journal.take_shards(self.shards, self.name))
+        self._state = "taking_over"
+        await self._roster.adopt()
+        running = await self._journal.running(self.shards)
+        found = await self._roster.holdings()
+        known = {(holding.execution_id, holding.step, holding.attempt): holding.dispatch_id for _, holding in found}
+        # what a worker runs goes first, so that it gets back the session it is in
+        at_work = {holding.execution_id for _, holding in found}
+        ordered = sorted(running, key=lambda execution_id: execution_id not in at_work)
+        for start in range(0, len(ordered), RECOVER_AT_ONCE):
+            await self._read_back(ordered[start : start + RECOVER_AT_ONCE], known)
+        for need, holding in found:
+            self._roster.discard(need, holding.dispatch_id)
+        if running:
+            logger.info("supervisor %s took over %d running executions", self.name, len(running))
+
+    async def _until_reachable(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
+        delay_s = RETRY_FIRST_S
+        while True:
+            try:
+                await work()
+            except Unavailable as error:
+                logger.warning("%s: %s", what, error)
+                self._reason = str(error)
+                await asyncio.sleep(delay_s)
+                delay_s = min(RETRY_MAX_S, delay_s * 2)
+            else:
+                self._reason = ""
+                return
+
+    # ------------------------------------------------------------------ clients
+
+    async def submit(self, commands: Sequence[Command]) -> list[Reply]:
+        """Answers after the commit, in order. Raises Unavailable while this supervisor does not run yet."""
+        self._check_running()
+        return list(await asyncio.gather(*(self._submit(command) for command in commands)))
+
+    async def _submit(self, command: Command) -> Reply:
+        try:
+            if isinstance(command, Start):
+                return await self._start(command)
+            return await self._cancel(command)
+        except AgentFlowError as error:
+            return Reply(command.execution_id, error_code=error.code, message=str(error))
+
+    async def _start(self, command: Start) -> Reply:
+        rules = await self._rules(command.tenant_id, command.workflow, command.version, command.session_agent)
+        known = self._executions.get(command.execution_id)
+        if known is None and command.execution_id not in self._recovering:
+            loaded = self._executions[command.execution_id] = Loaded(ExecutionState(command.execution_id), rules)
+            self._decide(loaded, command)
+            pending = loaded.pending
+            if pending is None or loaded.commit is None or not await asyncio.shield(loaded.commit):
+                raise Unavailable("the commit's outcome is unknown; send the command again")
+            if pending.rejected is None:
+                return Reply(command.execution_id, status=pending.status.value)
+            if pending.rejected.code != "exists":
+                return Reply(command.execution_id, error_code="journal_rejected", message=pending.rejected.message)
+            return Reply(command.execution_id, existed=True)
+        if known is not None and known.commit is not None and not await asyncio.shield(known.commit):
+            raise Unavailable("the commit's outcome is unknown; send the command again")
+        return Reply(command.execution_id, status="" if known is None else known.state.status.value, existed=True)
+
+    async def _cancel(self, command: Cancel) -> Reply:
+        missing = NotFound(f"there is no execution {command.execution_id}")
+        if command.execution_id not in self._executions:
+            await self._read_back([command.execution_id], {})
+        loaded = self._executions.get(command.execution_id)
+        if loaded is None:
+            lines = (await self._journal.load([command.execution_id])).get(command.execution_id)
+            if not lines or replay(command.execution_id, lines).tenant_id != command.tenant_id:
+                raise missing
+            status = replay(command.execution_id, lines).status
+            return Reply(
+                command.execution_id, status=status.value, error_code="conflict", message=f"the execution has ended already: {status}"
+            )
+        if loaded.state.tenant_id != command.tenant_id:
+            raise missing
+        if loaded.state.status.ended:
+            status = loaded.state.status
+            return Reply(
+                command.execution_id, status=status.value, error_code="conflict", message=f"the execution has ended already: {status}"
+            )
+        self._decide(loaded, command)
+        if loaded.commit is not None and not await asyncio.shield(loaded.commit):
+            raise Unavailable("the commit's outcome is unknown; send the command again")
+        return Reply(command.execution_id, status=loaded.state.status.value)
+
+    async def changes(self, cursor: str, wait_s: float) -> Changes:
+        return await self._feed.read(cursor, wait_s=wait_s)
+
+    async def status(self) -> SupervisorStatus:
+        unreachable = self._commits.unreachable_since
+        in_flight = sum(loaded.state.in_flight for loaded in self._executions.values())
+        return SupervisorStatus(
+            self.name,
+            "store_unreachable" if unreachable and self._state == "running" else self._state,
+            self.shards,
+            len(self._executions),
+            in_flight,
+            tuple(self._roster.statuses()),
+            unreachable or self._reason,
+        )
+
+    def _check_running(self) -> None:
+        if self._state != "running":
+            raise Unavailable(f"supervisor {self.name} is {self._state.replace('_', ' ')}{': ' if self._reason else ''}{self._reason}")
+
+    # ------------------------------------------------------------------ workers
+
+    async def report(self, worker: str, results: Sequence[StepDone | StepError], effects: Sequence[EffectReport]) -> list[str]:
+        """Returns after the commit, with the dispatch ids that were superseded. Raises Unavailable: report again."""
+        self._check_running()
+        superseded: list[str] = []
+        commits: set[asyncio.Future[bool]] = set()
+        items: list[StepDone | StepError | EffectReport] = [*effects, *results]
+        for item in items:
+            if item.execution_id in self._recovering:
+                raise Unavailable("the execution is being read back; report again")
+            loaded = self._executions.get(item.execution_id)
+            if loaded is None or not self._take(loaded, item, ()):
+                superseded.append(item.dispatch_id)
+            if loaded is not None and loaded.commit is not None:
+                commits.add(loaded.commit)
+        if commits and not all(await asyncio.gather(*(asyncio.shield(commit) for commit in commits))):
+            raise Unavailable("the commit's outcome is unknown; report again")
+        for result in results:
+            self._roster.forget(result.dispatch_id)
+        return superseded
+
+    def ended(self, worker: str, results: Sequence[StepDone | StepError]) -> None:
+        for result in results:
+            loaded = self._executions.get(result.execution_id)
+            if result.execution_id in self._recovering:
+                continue  # the worker keeps it; it is fetched again when the execution has been read back
+            if loaded is None or not self._take(loaded, result, (result.dispatch_id,)):
+                self._roster.acknowledge(result.dispatch_id)
+
+    def crashed(self, dispatch: Dispatch, reason: str) -> None:
+        loaded = self._executions.get(dispatch.execution_id)
+        if loaded is not None and not loaded.dropped:
+            self._decide(loaded, Crash(dispatch.step, dispatch.dispatch_id))
+
+    def delayed(self, dispatch: Dispatch, reason: str) -> None:
+        loaded = self._executions.get(dispatch.execution_id)
+        if loaded is not None and not loaded.dropped:
+            self._decide(loaded, Delay(dispatch.step, reason))
+
+    def _take(self, loaded: Loaded, item: StepDone | StepError | EffectReport, inline: tuple[str, ...]) -> bool:
+        """Decide on a result or record; False when it was superseded. What came inline is acknowledged after its commit."""
+        session: SessionWrite | None = None
+        held = self._sessions.held_by(item.execution_id, item.step)
+        if isinstance(item, StepDone) and item.session_state is not None and held is not None and held[1].version is not None:
+            (_, agent, session_id), line = held
+            session = SessionWrite(agent, session_id, (line.version or 0) + 1, item.session_state)
+        decision = self._decide(loaded, item, inline=inline, session=session)
+        return decision is None or not decision.superseded
+
+    # ------------------------------------------------------------------ deciding
+
+    def _decide(
+        self, loaded: Loaded, command: EngineCommand, *, inline: tuple[str, ...] = (), session: SessionWrite | None = None
+    ) -> Decision | None:
+        """Decide, and queue what was decided for the next commit. None when a bug in deciding took the execution out."""
+        now = self._now()
+        state = loaded.state
+        try:
+            decision = decide(state, command, now, loaded.rules)
+        except Exception as error:  # one execution that trips over a bug must not stop the shard
+            logger.exception("deciding on %s for execution %s failed", type(command).__name__, state.execution_id)
+            self._drop({state.execution_id}, fail_with=f"internal error while deciding: {type(error).__name__}: {error}")
+            return None
+        if not decision.events:
+            self._let_out(loaded, decision)
+            return decision
+        status = status_to_write(state, now)
+        append = Append(state.execution_id, state.tenant_id, decision.first_seq, now, decision.events)
+        if status is not state.written_status or status is ExecutionStatus.WAITING:
+            state.written_status = status
+            append.row = self._row(state, status)
+        if session is not None and any(isinstance(event, StepCompleted) for event in decision.events):
+            append.session = session
+        loaded.pending = Pending(append, loaded, decision, status, inline)
+        loaded.commit = self._commits.add(loaded.pending)
+        return decision
+
+    @staticmethod
+    def _row(state: ExecutionState, status: ExecutionStatus) -> ExecutionRow:
+        assert state.started_at is not None
+        wake = next_wake(state) if status is ExecutionStatus.WAITING else None
+        return ExecutionRow(
+            state.workflow,
+            state.version,
+            status,
+            state.started_at,
+            state.ended_at,
+            state.code_hash,
+            state.session_agent,
+            state.session_id,
+            wake,
+        )
+
+    # ------------------------------------------------------------------ after the commit
+
+    def committed(self, entries: Sequence[Pending], rejected: Mapping[int, Rejected]) -> None:
+        for index, pending in enumerate(entries):
+            if (refusal := rejected.get(index)) is not None:
+                self._refused(pending, refusal)
+                continue
+            state, loaded = pending.loaded.state, pending.loaded
+            last_seq = pending.append.first_seq + len(pending.append.events) - 1
+            self._feed.add(Change(state.execution_id, last_seq, pending.status.value))
+            if self._observer is not None:
+                self._observer(state, pending.decision, pending.append.at)
+            if loaded.dropped:
+                continue
+            for dispatch_id in pending.inline:
+                self._roster.acknowledge(dispatch_id)
+            self._let_out(loaded, pending.decision)
+            done = state.status.ended or pending.status is ExecutionStatus.WAITING
+            if done and last_seq == state.seq and self._executions.get(state.execution_id) is loaded:
+                del self._executions[state.execution_id]
+
+    def lost(self, entries: Sequence[Pending], error: AgentFlowError) -> None:
+        self._drop({pending.loaded.state.execution_id for pending in entries})
+
+    def fenced(self) -> None:
+        self._state = "fenced"
+        logger.error("supervisor %s was fenced: another one holds its shards; it ends", self.name)
+        self._on_fenced()
+
+    def _refused(self, pending: Pending, refusal: Rejected) -> None:
+        """The journal left this append out. What was decided on top of it falls with it; the execution is read back."""
+        pending.rejected = refusal
+        execution_id = pending.loaded.state.execution_id
+        if pending.loaded.dropped:
+            return
+        if refusal.code == "exists" and pending.append.first_seq == 1:
+            pending.loaded.dropped = True
+            self._executions.pop(execution_id, None)
+            return
+        logger.error("the journal refused an append of execution %s: %s %s", execution_id, refusal.code, refusal.message)
+        self._drop(
+            {execution_id},
+            fail_with=refusal.message if refusal.code == "content" else "",
+            afresh=refusal.code == "session_moved",
+        )
+
+    def _drop(self, execution_ids: set[str], *, fail_with: str = "", afresh: bool = False) -> None:
+        """Throw these out of memory, read them back, decide again. With `fail_with` they are failed instead.
+
+        What was dispatched keeps its dispatch id, so that it is fetched and not run again; `afresh` sends it anew.
+        """
+        known: KnownDispatches = {}
+        dropped = []
+        for execution_id in execution_ids:
+            loaded = self._executions.pop(execution_id, None)
+            if loaded is None:
+                continue
+            loaded.dropped = True
+            dropped.append(loaded)
+            for key, step in loaded.state.steps.items():
+                if step.dispatch_id and not afresh:
+                    known[(execution_id, key, step.attempt)] = step.dispatch_id
+        ids = {loaded.state.execution_id for loaded in dropped}
+        self._recovering |= ids
+        self._spawn(self._recover(dropped, known, fail_with))
+
+    async def _recover(self, dropped: Sequence[Loaded], known: KnownDispatches, fail_with: str) -> None:
+        ids = [loaded.state.execution_id for loaded in dropped]
+        # the sessions they hold stay theirs, but what version they are at is known to the store only
+        held = [(loaded, key) for loaded in dropped for key in loaded.state.steps if self._sessions.held_by(loaded.state.execution_id, key)]
+        for loaded, key in held:
+            if (found := self._sessions.held_by(loaded.state.execution_id, key)) is not None:
+                found[1].version = None
+
+        async def work() -> None:
+            if fail_with:
+                await self._read_and_fail(ids, fail_with)
+            else:
+                await self._read_back(ids, known)
+
+        try:
+            await self._until_reachable("reading executions back", work)
+        finally:
+            self._recovering.difference_update(ids)
+        for loaded, key in held:
+            back = self._executions.get(loaded.state.execution_id)
+            step = None if back is None else back.state.steps.get(key)
+            if step is None or step.status is not StepStatus.SCHEDULED:
+                self._leave_session(loaded.state.execution_id, key)
+
+    async def _read_and_fail(self, execution_ids: Sequence[str], message: str) -> None:
+        for execution_id, lines in (await self._journal.load(execution_ids)).items():
+            state = replay(execution_id, lines)
+            if not state.status.ended and execution_id not in self._executions:
+                rules = await self._rules(state.tenant_id, state.workflow, state.version, state.session_agent)
+                loaded = self._executions[execution_id] = Loaded(state, rules)
+                self._decide(loaded, Reject(message))
+
+    async def _read_back(self, execution_ids: Sequence[str], known: KnownDispatches) -> None:
+        """Load executions that are not in memory and say again what is in flight. Those that have ended are left alone.
+
+        A step that is `known` to be dispatched keeps that id: sending it again starts nothing where it is held.
+        """
+        for execution_id, lines in (await self._journal.load(execution_ids)).items():
+            try:
+                state = replay(execution_id, lines)
+                if state.status.ended or execution_id in self._executions:
+                    continue
+                rules = await self._rules(state.tenant_id, state.workflow, state.version, state.session_agent)
+            except StoreUnavailable:
+                raise
+            except Exception:  # one execution that cannot be read must not stop the shard; it stays as it is in the journal
+                logger.exception("execution %s cannot be carried on", execution_id)
+                continue
+            if execution_id in self._executions:
+                continue
+            for key, step in state.steps.items():
+                step.dispatch_id = known.get((execution_id, key, step.attempt), "")
+            loaded = self._executions[execution_id] = Loaded(state, rules)
+            self._decide(loaded, Resume())
+            if not loaded.dropped:
+                self._decide(loaded, Wake())
+
+    # ------------------------------------------------------------------ letting out
+
+    def _let_out(self, loaded: Loaded, decision: Decision) -> None:
+        """Only what is durable comes here."""
+        state = loaded.state
+        for outgoing in decision.dispatches:
+            self._dispatch(loaded, outgoing)
+        if decision.revoked:
+            self._roster.revoke(decision.revoked)
+        for key in decision.settled:
+            self._leave_session(state.execution_id, key)
+        wake = next_wake(state)
+        if wake is not None and not state.status.ended and (loaded.wake is None or wake < loaded.wake):
+            loaded.wake = wake
+            heapq.heappush(self._timers, (wake, state.execution_id))
+
+    def _dispatch(self, loaded: Loaded, outgoing: Outgoing) -> None:
+        state = loaded.state
+        step = state.steps.get(outgoing.step)
+        if (
+            loaded.dropped
+            or state.status.ended
+            or step is None
+            or step.status is not StepStatus.SCHEDULED
+            or step.attempt != outgoing.attempt
+        ):
+            return
+        if outgoing.session_id is None:
+            self._send(loaded, outgoing, None)
+            return
+        key = (state.tenant_id, outgoing.uses, outgoing.session_id)
+        session = self._sessions.enter(key, state.execution_id, outgoing)
+        if session is None:
+            return
+        if session.version is not None:
+            self._send(loaded, outgoing, SessionRef(outgoing.uses, outgoing.session_id, session.version))
+            return
+        self._spawn(self._send_with_session(loaded, outgoing))
+
+    async def _send_with_session(self, loaded: Loaded, outgoing: Outgoing) -> None:
+        state = loaded.state
+        assert outgoing.session_id is not None
+        session_id, version = outgoing.session_id, 0
+
+        async def read() -> None:
+            nonlocal version
+            version = await self._journal.session_version(state.tenant_id, outgoing.uses, session_id)
+
+        await self._until_reachable("reading a session's version", read)
+        held = self._sessions.held_by(state.execution_id, outgoing.step)
+        step = state.steps[outgoing.step]
+        if held is None or loaded.dropped or step.status is not StepStatus.SCHEDULED or step.attempt != outgoing.attempt:
+            return
+        held[1].version = version
+        self._send(loaded, outgoing, SessionRef(outgoing.uses, session_id, version))
+
+    def _leave_session(self, execution_id: str, key: str) -> None:
+        for waiting_id, outgoing in self._sessions.leave(execution_id, key):
+            if (waiting := self._executions.get(waiting_id)) is not None:
+                self._dispatch(waiting, outgoing)
+
+    def _send(self, loaded: Loaded, outgoing: Outgoing, session: SessionRef | None) -> None:
+        state = loaded.state
+        step = state.steps[outgoing.step]
+        if not step.dispatch_id:
+            self._dispatched += 1
+            step.dispatch_id = f"{self._epoch}-{self._dispatched}"
+        dispatch = Dispatch(
+            step.dispatch_id,
+            state.tenant_id,
+            state.execution_id,
+            state.workflow,
+            outgoing.step,
+            outgoing.attempt,
+            outgoing.kind,
+            outgoing.uses,
+            state.code_hash,
+            outgoing.input,
+            None if outgoing.timeout is None else outgoing.timeout.total_seconds(),
+            session,
+            tuple(step.effects),
+            state.mount_roots,
+        )
+        self._roster.send(self._need(state, outgoing), dispatch)
+
+    @staticmethod
+    def _need(state: ExecutionState, outgoing: Outgoing) -> WorkerNeed:
+        if outgoing.kind == "tool":
+            return WorkerNeed("tool")
+        return WorkerNeed("agent", state.tenant_id, outgoing.uses, state.code_hash, outgoing.cpu, outgoing.memory_bytes)
+
+    # ------------------------------------------------------------------ time
+
+    async def _tick_timers(self) -> None:
+        now = self._now()
+        while self._timers and self._timers[0][0] <= now:
+            _, execution_id = heapq.heappop(self._timers)
+            if (loaded := self._executions.get(execution_id)) is not None:
+                loaded.wake = None
+                self._decide(loaded, Wake())
+
+    async def _tick_due(self) -> None:
+        """Executions that wait are rows; those whose timer is near are loaded."""
+        due = await self._journal.due(self.shards, self._now() + DUE_HORIZON, DUE_LIMIT)
+        wanted = [
+            wake.execution_id for wake in due if wake.execution_id not in self._executions and wake.execution_id not in self._recovering
+        ]
+        if wanted:
+            await self._read_back(wanted, {})
+
+    async def _tick_idle(self) -> None:
+        await self._roster.release_idle(self._now(), self._idle_s)
+
+    # ------------------------------------------------------------------ tasks
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Future[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a supervisor task failed", exc_info=error)
