@@ -64,7 +64,7 @@ _PLACES = {
 }
 _WHERE = {name: module for module, names in _PLACES.items() for name in names}
 
-__all__ = sorted(_WHERE)  # noqa: PLE0605 the names are those of _PLACES
+__all__ = sorted(_WHERE)  # the names of _PLACES
 
 
 def __getattr__(name: str) -> Any:

@@ -48,7 +48,7 @@ def finish(execution: Execution, *, output_dir: Path | None, as_json: bool) -> E
     if ended.status == "completed" and output_dir is not None:
         files = write_result(ended.result, output_dir)
     if as_json:
-        members = {"id": ended.id, "workflow": ended.workflow, "version": ended.version, "status": ended.status}
+        members: dict[str, Any] = {"id": ended.id, "workflow": ended.workflow, "version": ended.version, "status": ended.status}
         members |= {"started_at": ended.started_at, "ended_at": ended.ended_at, "error": ended.error}
         render.write_json({**members, "result": ended.result, "files": [str(path) for path in files]})
         return ExitCode.OK if ended.status == "completed" else ExitCode.FAILED

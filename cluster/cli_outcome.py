@@ -59,7 +59,6 @@ CODES: tuple[tuple[type[errors.AgentFlowError], ExitCode], ...] = (
 )
 
 ADVICE = {
-    "cluster_down": "start one with `agentflow up`, or name one with --url and --key",
     "unauthenticated": "`agentflow up` prints where the key lies; give another one with --key or AGENTFLOW_KEY",
     "conflict": "a stored version never changes: raise `version` in the file",
     "idempotency_conflict": "use a new --idempotency-key, or the very same workflow and input",
@@ -82,7 +81,7 @@ class Guarded(TyperGroup):
             return super().invoke(ctx)
         except (TyperException, typer.Exit, typer.Abort, BrokenPipeError):
             raise  # Typer shows usage errors, and ends quietly when nobody reads the output
-        except Exception as error:  # top of the program
+        except Exception as error:  # noqa: BLE001 top of the program
             if ctx.params.get("debug"):
                 traceback.print_exc()
             raise typer.Exit(report(error)) from None

@@ -24,14 +24,17 @@ class Session:
     key: str | None = field(default=None, repr=False)
 
     @contextmanager
-    def connected(self) -> Iterator[Connected]:
-        """A connection for the length of one command. Raises ClusterDown when there is no cluster to find."""
+    def connected(self, *, retry_for_s: float = 30.0) -> Iterator[Connected]:
+        """A connection for the length of one command. Raises ClusterDown when there is no cluster to find.
+
+        `retry_for_s`: how long a request is sent again while the cluster says "not now".
+        """
         from agentflow.client.address import find_address
         from agentflow.client.flow import Flow
         from agentflow.client.transport import SyncTransport
 
         address = find_address(self.url, self.key)
-        transport = SyncTransport(address)
+        transport = SyncTransport(address, retry_for_s=retry_for_s)
         with Flow(address, transport=transport) as flow:
             yield Connected(flow, transport, address.local)
 

@@ -11,7 +11,6 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, Self
 
 from agentflow.cluster.render import clean, one_line, seconds_text
 
-
 if TYPE_CHECKING:
     from agentflow.client import Event
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from fastapi import FastAPI
 
@@ -28,8 +28,11 @@ logger = logging.getLogger(__name__)
 API_VERSION = "1"
 
 
-def build_app(services: Services) -> FastAPI:
-    """The application. Its lifespan runs the change feed and the command queue; a server or a test must run it."""
+def build_app(services: Services, *, holding: AbstractAsyncContextManager[object] | None = None) -> FastAPI:
+    """The application. Its lifespan runs the change feed and the command queue; a server or a test must run it.
+
+    `holding`: what has connections, opened before the first request and closed after the last.
+    """
     values = services.values
     definitions = Definitions(services.workflows)
     api = Api(
@@ -49,33 +52,40 @@ def build_app(services: Services) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json",
-        lifespan=_running(api),
+        lifespan=_running(api, holding),
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # ours, under our names
     )
     app.state.api = api
     for resource in (workflows, executions, events, agents, sessions, operations):
         app.include_router(resource.router)
     problems.install(app)
     app.add_middleware(BodyLimit, limit_bytes=values.payload_limit_bytes)
-    app.add_middleware(Boundary, metrics=api.metrics)  # added last, so it is the outermost
+    app.add_middleware(Boundary, metrics=api.metrics, echo_request_id=values.echo_request_id)  # added last, so it is the outermost
     described(app)
     return app
 
 
-def _running(api: Api) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+def _running(api: Api, holding: AbstractAsyncContextManager[object] | None) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        tasks = [
-            asyncio.create_task(_forever("the change feed", api.feed.run)),
-            asyncio.create_task(_forever("the command queue", api.commands.run)),
-        ]
-        try:
+        async with holding or nullcontext(), _loops(api):
             yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     return lifespan
+
+
+@asynccontextmanager
+async def _loops(api: Api) -> AsyncIterator[None]:
+    tasks = [
+        asyncio.create_task(_forever("the change feed", api.feed.run)),
+        asyncio.create_task(_forever("the command queue", api.commands.run)),
+    ]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _forever(name: str, run: Callable[[], Awaitable[None]]) -> None:

@@ -23,9 +23,10 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 class Boundary:
     """Gives each request an id, counts it, and answers a problem when anything below raises what it should not."""
 
-    def __init__(self, app: ASGIApp, *, metrics: ReplicaMetrics) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: ReplicaMetrics, echo_request_id: bool) -> None:
         self._app = app
         self._metrics = metrics
+        self._echo_request_id = echo_request_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -40,8 +41,8 @@ class Boundary:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message.setdefault("headers", [])
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                if self._echo_request_id:
+                    message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
             await send(message)
 
         try:

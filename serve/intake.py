@@ -78,7 +78,7 @@ class Intake:
             workflow=SESSION_WORKFLOW,
             version=SESSION_WORKFLOW_VERSION,
             input=body,
-            code_hash=agent.code_hash,
+            code_hash=await self._services.code_hash(principal.tenant_id),
             mount_roots=None if principal.any_mount else self._services.values.mount_roots,
             session_agent=agent.uses,
             session_id=session_id,

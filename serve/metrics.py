@@ -50,7 +50,7 @@ class ReplicaMetrics:
 
 def route_of(scope: Scope) -> str:
     """The route's template, so that ids in paths do not become labels."""
-    return str(getattr(scope.get("route"), "path", "unmatched"))
+    return str(getattr(scope.get("route"), "path_format", "unmatched"))
 
 
 def summed(snapshots: Sequence[bytes]) -> bytes:

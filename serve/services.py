@@ -47,6 +47,8 @@ class ApiValues:
     """An API key that was looked up is believed this long; a revoked one works that long, too."""
     metrics_open: bool = False
     """/metrics without a key, for a Prometheus that cannot send one. The labels name workflows and agents."""
+    echo_request_id: bool = True
+    """Add X-Request-Id to answers. Off under Ray Serve, which does so itself and would do it twice."""
     replica: str = "0"
     """Label of this replica's own metrics."""
 

@@ -1,4 +1,4 @@
-"""What all tests share: the order of the tiers, one PostgreSQL a session, what happens when a service is missing, the search for leaked processes."""
+"""What all tests share: the order of the tiers, one PostgreSQL and one cluster a session, missing services, leaked processes."""
 
 from __future__ import annotations
 
@@ -7,19 +7,27 @@ import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import asyncpg
 import psutil
 import pytest
 
 from agentflow.adapters.embedded_postgres import EmbeddedPostgres
+from agentflow.settings import Settings
+
+if TYPE_CHECKING:
+    from agentflow.cluster.local import ClusterAddress
 
 TIERS = ("unit", "contract", "simulation", "integration", "packaging", "actors", "e2e", "chaos")
 """Folders of tests/ in the order they run: what is quick and needs nothing comes first, what kills processes last."""
 TESTS = Path(__file__).parent
+EXAMPLE = TESTS.parent / "examples" / "repository_review"
 SESSION_MARK = "AGENTFLOW_TEST_SESSION"
 """Inherited by every process that a test starts, so that a leaked one is told from other people's."""
 
@@ -36,6 +44,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _tier(item: pytest.Item) -> tuple[bool, bool, int]:
     folder = item.path.relative_to(TESTS).parts[0]
+    if "cluster" in getattr(item, "fixturenames", ()) and item.get_closest_marker("ray") is None:
+        item.add_marker(pytest.mark.ray)
     return item.get_closest_marker("chaos") is not None, item.get_closest_marker("ray") is not None, TIERS.index(folder)
 
 
@@ -64,6 +74,27 @@ def _docker_missing() -> str:
 
 def _redis_missing() -> str:
     return "" if shutil.which("redis-server") else "redis-server is not installed"
+
+
+# ---------------------------------------------------------------------------------------------------- waiting
+
+
+class WaitUntil(Protocol):
+    """Waits for a condition, polling; fails the test with `what` when it does not come."""
+
+    def __call__(self, condition: Callable[[], object], what: str, *, timeout_s: float = 60.0) -> None: ...
+
+
+@pytest.fixture
+def wait_until() -> WaitUntil:
+    def wait(condition: Callable[[], object], what: str, *, timeout_s: float = 60.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > deadline:
+                pytest.fail(f"{what}: not within {timeout_s:g} s")
+            time.sleep(0.05)
+
+    return wait
 
 
 # ---------------------------------------------------------------------------------------------------- PostgreSQL
@@ -117,6 +148,36 @@ def _run(url: str, statement: str) -> None:
 
     with asyncio.Runner() as runner:
         runner.run(run())
+
+
+# ---------------------------------------------------------------------------------------------------- cluster
+
+
+@dataclass(frozen=True, slots=True)
+class RunningCluster:
+    """The session's local cluster, with the example application. Tests that stop or break it start one of their own."""
+
+    settings: Settings
+    address: ClusterAddress
+    key: str
+
+    @property
+    def url(self) -> str:
+        return self.address.url
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
+    """Made by `up` at the first use, ended by `down` when the session ends. Mark such tests with `ray`."""
+    from agentflow.cluster import local
+
+    settings = Settings(home=tmp_path_factory.mktemp("cluster") / "home", port=0, dashboard_port=0)
+    address = local.up(settings, app_dir=EXAMPLE, progress=print)
+    try:
+        yield RunningCluster(settings, address, settings.key_file.read_text().strip())
+    finally:
+        local.down(settings, drain=False, progress=print)
+        EmbeddedPostgres(settings.home).destroy()
 
 
 # ---------------------------------------------------------------------------------------------------- leaks

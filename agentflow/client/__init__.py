@@ -3,6 +3,7 @@
 from agentflow.client.async_flow import AsyncExecution, AsyncFlow, connect_async
 from agentflow.client.flow import Execution, Flow, connect
 from agentflow.client.views import AgentEntry, Event, ExecutionSnapshot, ToolEntry, WorkflowEntry
+from agentflow.client.workflow import Workflow
 
 __all__ = [
     "AgentEntry",
@@ -13,6 +14,7 @@ __all__ = [
     "ExecutionSnapshot",
     "Flow",
     "ToolEntry",
+    "Workflow",
     "WorkflowEntry",
     "connect",
     "connect_async",

@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Any
 from agentflow.client import calls, own_cluster
 from agentflow.client.address import Address, find_address
 from agentflow.client.answers import Repeat, answer_of
+from agentflow.client.calls import Source
 from agentflow.client.following import WAIT_S, Place, may_hold_relative_path, result_of, too_slow, with_absolute_folders
 from agentflow.client.views import AgentEntry, Event, ExecutionSnapshot, ToolEntry, WorkflowEntry
-from agentflow.domain.workflow import Workflow
 
 if TYPE_CHECKING:
     from agentflow.client.transport import AsyncTransport
-
-Source = Workflow | str | os.PathLike[str]
 
 
 async def connect_async(

@@ -6,7 +6,6 @@ import os
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
@@ -20,11 +19,15 @@ from agentflow.client.views import (
     tool_of,
     workflow_of,
 )
+from agentflow.client.workflow import Workflow
 from agentflow.codec import encode_value
-from agentflow.domain.workflow import Workflow
+from agentflow.domain.workflow import Workflow as Definition
 from agentflow.errors import InvalidRequest
 
 Answer = TypeVar("Answer")
+
+Source = Workflow | Definition | str | os.PathLike[str]
+"""A Workflow, the path of a YAML file, or its text; where one is run, a `str` may also be the name of a stored one."""
 
 JSON = "application/json"
 YAML = "application/yaml"
@@ -86,9 +89,10 @@ def events_path(execution_id: str) -> str:
     return f"/v1/executions/{_segment(execution_id)}/events"
 
 
-def put_workflow(workflow: Workflow | str | os.PathLike[str]) -> Call[WorkflowEntry]:
+def put_workflow(workflow: Source) -> Call[WorkflowEntry]:
     """Of a Workflow, a path to a YAML file, or YAML text."""
-    return Call("POST", "/v1/workflows", workflow_of, body=source_of(workflow).encode("utf-8"), content_type=YAML)
+    read = read_source(workflow)
+    return Call("POST", "/v1/workflows", workflow_of, query={"file": read.file[-500:]}, body=_utf8(read.source), content_type=YAML)
 
 
 def get_workflow(name: str, *, version: str | None) -> Call[WorkflowEntry]:
@@ -127,22 +131,20 @@ def get_session(agent: str, session: str) -> Call[dict[str, Any]]:
     return Call("GET", f"/v1/agents/{_segment(agent)}/sessions/{_segment(session)}", dict)
 
 
-def source_of(workflow: Workflow | str | os.PathLike[str]) -> str:
-    """The YAML text of what `put` was given. Raises InvalidRequest when there is none."""
+def read_source(workflow: Source) -> Workflow:
+    """The text of what `put` was given, and what errors shall call it. Raises InvalidRequest when there is none."""
     if isinstance(workflow, Workflow):
-        if not workflow.source:
-            raise InvalidRequest(f"The workflow {workflow.name!r} has no source text; make it with load_workflow, or give the YAML itself.")
-        return workflow.source
-    if isinstance(workflow, str) and "\n" in workflow:
         return workflow
-    path = Path(workflow)
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"The workflow file {str(path)!r} cannot be read: {error}") from None
+    if isinstance(workflow, Definition):
+        if not workflow.source:
+            raise InvalidRequest(f"The workflow {workflow.name!r} has no source text; give the YAML itself.")
+        return Workflow(workflow.source, f"{workflow.name}.yaml")
+    if isinstance(workflow, str) and "\n" in workflow:
+        return Workflow(workflow)
+    return Workflow.from_file(workflow)
 
 
-def is_source(workflow: Workflow | str | os.PathLike[str]) -> bool:
+def is_source(workflow: Source) -> bool:
     """Whether `run` was given a definition to store first, and not the name of a stored one."""
     if isinstance(workflow, str):
         return "\n" in workflow or workflow.endswith((".yaml", ".yml"))
@@ -154,6 +156,13 @@ def _body(value: Any) -> bytes:
         return encode_value(value)
     except TypeError as error:
         raise InvalidRequest(f"This cannot be sent: {error}") from None
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InvalidRequest("The workflow's text is not Unicode: it has a lone surrogate.") from None
 
 
 def _segment(text: str) -> str:

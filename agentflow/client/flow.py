@@ -11,17 +11,13 @@ from typing import TYPE_CHECKING, Any
 from agentflow.client import calls, own_cluster
 from agentflow.client.address import Address, find_address
 from agentflow.client.answers import Repeat, answer_of
-from agentflow.client.calls import Said
+from agentflow.client.calls import Said, Source
 from agentflow.client.following import WAIT_S, Place, may_hold_relative_path, result_of, too_slow, with_absolute_folders
 from agentflow.client.views import AgentEntry, Event, ExecutionSnapshot, ToolEntry, WorkflowEntry
-from agentflow.domain.workflow import Workflow
 from agentflow.errors import ExecutionFailed
 
 if TYPE_CHECKING:
     from agentflow.client.transport import SyncTransport
-
-Source = Workflow | str | os.PathLike[str]
-"""A Workflow, the path of a YAML file, or its text; as `str` also the name of a stored workflow."""
 
 
 def connect(

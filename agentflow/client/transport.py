@@ -20,8 +20,10 @@ Answer = TypeVar("Answer")
 CONNECT_S = 5.0
 ANSWER_S = 30.0
 """How long an answer may take that does not wait on purpose."""
-RETRY_FOR_S = 30.0
-"""How long a call is repeated before its last error is raised."""
+RETRY_FOR_S = 60.0
+"""How long a call is repeated before its last error is raised: a new replica takes some seconds, on a busy machine many."""
+STREAM_OPEN_S = 10.0
+"""An event stream says its first word at once; one that does not is opened again."""
 STREAM_SILENCE_S = 45.0
 """An event stream that is silent for longer is dead: the server says something every 15 s."""
 
@@ -44,7 +46,7 @@ class Attempts:
         # Nobody has ever listened there: waiting would only hide a wrong address.
         hopeless = isinstance(error, httpx.ConnectError) and not self._ever_answered
         pause = pause_s(self._count, retry_after_s)
-        if hopeless or time.monotonic() + pause > self._until:
+        if hopeless or (self._count > 1 and time.monotonic() + pause > self._until):
             raise ours from (None if isinstance(error, Repeat) else error)
         return pause
 
@@ -104,9 +106,10 @@ class SyncTransport:
     @contextmanager
     def stream(self, path: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
         """An event stream; the caller reads it with `iter_raw`."""
-        timeout = httpx.Timeout(STREAM_SILENCE_S, connect=CONNECT_S)
+        timeout = httpx.Timeout(STREAM_OPEN_S, connect=CONNECT_S)
         with self._client.stream("GET", path, headers={**headers_of(self.address), **headers}, timeout=timeout) as response:
             self._ever_answered = True
+            _expect_silence(response)
             yield response
 
     def attempts(self) -> Attempts:
@@ -139,9 +142,10 @@ class AsyncTransport:
     @asynccontextmanager
     async def stream(self, path: str, headers: dict[str, str]) -> AsyncIterator[httpx.Response]:
         """An event stream; the caller reads it with `aiter_raw`."""
-        timeout = httpx.Timeout(STREAM_SILENCE_S, connect=CONNECT_S)
+        timeout = httpx.Timeout(STREAM_OPEN_S, connect=CONNECT_S)
         async with self._client.stream("GET", path, headers={**headers_of(self.address), **headers}, timeout=timeout) as response:
             self._ever_answered = True
+            _expect_silence(response)
             yield response
 
     def attempts(self) -> Attempts:
@@ -149,3 +153,8 @@ class AsyncTransport:
 
     async def close(self) -> None:
         await self._client.aclose()
+
+
+def _expect_silence(response: httpx.Response) -> None:
+    """From here on the stream may be silent; httpcore reads this member anew when it begins with the body."""
+    response.request.extensions["timeout"]["read"] = STREAM_SILENCE_S

@@ -93,7 +93,7 @@ class AgentRunner:
             failure = Failure.of(snake_case(type(error).__name__), f"{type(error).__name__}: {error}")
         level = logging.INFO if isinstance(error, StepFailed) or timed_out else logging.WARNING
         place = {"execution_id": dispatch.execution_id, "step": dispatch.step, "attempt": dispatch.attempt}
-        logger.log(level, "step %s failed: %s", dispatch.step, failure.code, exc_info=error, extra={"fields": place})
+        logger.log(level, "step %s failed: %s", dispatch.step, failure.code, exc_info=error, extra=place)
         return StepError(dispatch.dispatch_id, dispatch.execution_id, dispatch.step, started_at, failure)
 
     def _done(self, dispatch: Dispatch, started_at: datetime, value: bytes, before: bytes, after: bytes) -> StepDone:

@@ -66,7 +66,7 @@ class StepContext:
 
     def log(self, message: str, /, **fields: Any) -> None:
         place = {"execution_id": self.execution_id, "step": self.step, "attempt": self.attempt, "tenant_id": self.tenant_id}
-        agent_logger.info(message, extra={"fields": {**fields, **place}})
+        agent_logger.info("%s", message, extra={**place, "fields": fields})
 
     def tool(self, function: Callable[..., Any] | str, /, **arguments: Any) -> Any:
         """A coroutine for `async def run`; in a plain `run`, which has a thread of its own, it blocks and returns the result."""
@@ -107,7 +107,7 @@ class StepContext:
         elif (known.effect, known.name, known.arguments_hash) != (effect, name, digest):
             raise NonDeterminism(
                 f"effect {path} of step {self.step} was {known.effect} {known.name} (arguments {known.arguments_hash[:8]}) when it was "
-                f"recorded and is {effect} {name} (arguments {digest[:8]}) now; an agent must ask for the same effects again when it is replayed",
+                f"recorded and is {effect} {name} (arguments {digest[:8]}) now; a replayed agent must ask for the same effects",
                 recorded=f"{known.effect} {known.name}",
                 asked=f"{effect} {name}",
             )

@@ -115,6 +115,8 @@ class SandboxPool:
                 f"{self._max_queue} tool calls wait on this node already; try again in {retry_after_s} s", retry_after_s=retry_after_s
             )
         async with self._running.pass_through():
+            if self._closed:
+                raise _shut_down()
             begun = self._clock()
             self._calls += 1
             try:
@@ -149,6 +151,8 @@ class SandboxPool:
             try:
                 sandbox = await (self._next_generic() if generic else self._boot(call, name))
             except Unavailable as error:
+                if self._closed:
+                    raise
                 outcome = Outcome(OutcomeKind.START_FAILED, message=error.message)
             else:
                 outcome = await self._run(sandbox, call)
@@ -177,6 +181,8 @@ class SandboxPool:
 
     async def _next_generic(self) -> Sandbox:
         """The next generic sandbox that gets ready; whoever waits longest gets it. Raises Unavailable, SandboxRefused."""
+        if self._closed:
+            raise _shut_down()
         waiter: asyncio.Future[Sandbox] = asyncio.get_running_loop().create_future()
         self._wanted.append(waiter)
         self._refill()

@@ -56,7 +56,7 @@ RECOVER_AT_ONCE = 200
 
 RulesSource = Callable[[str, str, str, str | None], Awaitable[Rules]]
 """(tenant, workflow, version, session agent) to the rules; raises NotFound, WorkflowInvalid, StoreUnavailable. It may cache for ever."""
-Observer = Callable[[ExecutionState, "Decision", datetime], None]
+Observer = Callable[[ExecutionState, Rules, Decision, datetime], None]
 """Told of every committed decision: metrics."""
 
 
@@ -199,7 +199,9 @@ class Supervisor:
     async def _start(self, command: Start) -> Reply:
         rules = await self._rules(command.tenant_id, command.workflow, command.version, command.session_agent)
         known = self._executions.get(command.execution_id)
-        if known is None and command.execution_id not in self._recovering:
+        if command.execution_id in self._recovering:
+            raise Unavailable("the execution is being read back; send the command again")
+        if known is None:
             loaded = self._executions[command.execution_id] = Loaded(ExecutionState(command.execution_id), rules)
             self._decide(loaded, command)
             pending = loaded.pending
@@ -210,12 +212,14 @@ class Supervisor:
             if pending.rejected.code != "exists":
                 return Reply(command.execution_id, error_code="journal_rejected", message=pending.rejected.message)
             return Reply(command.execution_id, existed=True)
-        if known is not None and known.commit is not None and not await asyncio.shield(known.commit):
+        if known.commit is not None and not await asyncio.shield(known.commit):
             raise Unavailable("the commit's outcome is unknown; send the command again")
-        return Reply(command.execution_id, status="" if known is None else known.state.status.value, existed=True)
+        return Reply(command.execution_id, status=known.state.status.value, existed=True)
 
     async def _cancel(self, command: Cancel) -> Reply:
         missing = NotFound(f"there is no execution {command.execution_id}")
+        if command.execution_id in self._recovering:
+            raise Unavailable("the execution is being read back; send the command again")
         if command.execution_id not in self._executions:
             await self._read_back([command.execution_id], {})
         loaded = self._executions.get(command.execution_id)
@@ -364,7 +368,7 @@ class Supervisor:
             last_seq = pending.append.first_seq + len(pending.append.events) - 1
             self._feed.add(Change(state.execution_id, last_seq, pending.status.value))
             if self._observer is not None:
-                self._observer(state, pending.decision, pending.append.at)
+                self._observer(state, loaded.rules, pending.decision, pending.append.at)
             if loaded.dropped:
                 continue
             for dispatch_id in pending.inline:

@@ -66,7 +66,7 @@ class ToolRunner:
         if outcome.kind is OutcomeKind.OK:
             return StepDone(dispatch.dispatch_id, dispatch.execution_id, dispatch.step, started_at, outcome.value or b"null")
         failure = failure_of(outcome)
-        logger.info("tool %s ended as %s", dispatch.uses, failure.code, extra={"fields": {"step": dispatch.step, "wall_s": outcome.wall_s}})
+        logger.info("tool %s ended as %s", dispatch.uses, failure.code, extra={"step": dispatch.step, "duration_s": outcome.wall_s})
         lost = outcome.kind is OutcomeKind.LOST
         return StepError(dispatch.dispatch_id, dispatch.execution_id, dispatch.step, started_at, failure, crashed=lost)
 

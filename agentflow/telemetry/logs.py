@@ -1,7 +1,7 @@
 """JSON logs: one object a line on stderr, with tenant, execution, step and request where they are known.
 
 Write `logger.info("step ended", extra={"execution_id": …, "step": …})`; only the fields named here get through, so that
-no payload or secret slips into a log by way of `extra`.
+no payload or secret slips into a log by way of `extra`. What an agent's own code logs is under `fields`.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class JsonFormatter(logging.Formatter):
         for name in LOG_FIELDS:
             if name in record.__dict__:
                 line[name] = record.__dict__[name]
+        if "fields" in record.__dict__:
+            line["fields"] = record.__dict__["fields"]
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=True, default=str)

@@ -19,7 +19,7 @@ REPLY_WAIT_S = 30.0
 
 
 @router.post(
-    "/v1/agents/{name}/sessions/{session_id}/messages",
+    "/v1/agents/{name}/sessions/{session_id:path}/messages",
     summary="Send a message to a session",
     responses={
         200: {"model": wire.MessageReply, "description": "The agent has answered, or failed: see `status`."},
@@ -53,7 +53,7 @@ async def send_message(
     return json_response(spliced(members, {"reply": view.result}), headers=location)
 
 
-@router.get("/v1/agents/{name}/sessions/{session_id}", responses={200: {"model": wire.SessionShape}}, summary="Read a session")
+@router.get("/v1/agents/{name}/sessions/{session_id:path}", responses={200: {"model": wire.SessionShape}}, summary="Read a session")
 async def get_session(name: str, session_id: str, api: TheApi, principal: Reader) -> Response:
     """A session that nobody has spoken in has version 0 and an empty state."""
     names.session_id(session_id)

@@ -20,6 +20,7 @@ from agentflow.serve.render import workflow_member
 
 router = APIRouter(tags=["workflows"])
 
+File = Annotated[str, Query(max_length=500, description="What the located errors call the source.")]
 _STORED: dict[int | str, dict[str, object]] = {
     200: {"model": wire.WorkflowSummary, "description": "This very version was stored before; nothing changed."},
     201: {"model": wire.WorkflowSummary, "description": "Stored."},
@@ -36,20 +37,20 @@ _SOURCE = {
 
 
 @router.put("/v1/workflows/{name}", responses=_STORED, openapi_extra=_SOURCE, summary="Store a version of a workflow")
-async def put_workflow(name: str, request: Request, api: TheApi, principal: Writer) -> Response:
+async def put_workflow(name: str, request: Request, api: TheApi, principal: Writer, file: File = "") -> Response:
     """The version stands in the source. A version never changes: storing another source under it is a conflict."""
     if not is_name(name):
         raise InvalidRequest("The name in the path cannot be a workflow's name.")
-    workflow = load_workflow(await _source(request), file=f"{name}.yaml")
+    workflow = load_workflow(await _source(request), file=file or f"{name}.yaml")
     if workflow.name != name:
         raise InvalidRequest(f"The path says {name!r} and the source says {workflow.name!r}; make them equal.")
     return await _stored(api, principal, workflow)
 
 
 @router.post("/v1/workflows", responses=_STORED, openapi_extra=_SOURCE, summary="Store a workflow under the name in its source")
-async def post_workflow(request: Request, api: TheApi, principal: Writer) -> Response:
+async def post_workflow(request: Request, api: TheApi, principal: Writer, file: File = "workflow.yaml") -> Response:
     """The same as PUT, for who has a source and has not read it. As idempotent as that."""
-    return await _stored(api, principal, load_workflow(await _source(request), file="workflow.yaml"))
+    return await _stored(api, principal, load_workflow(await _source(request), file=file))
 
 
 @router.get("/v1/workflows", responses={200: {"model": wire.WorkflowPage}}, summary="List workflows, the latest version of each")

@@ -5,30 +5,27 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from agentflow.adapters.runsc import RunscLauncher, build_rootfs
 from agentflow.adapters.subprocess_unsafe import SubprocessLauncher
 from agentflow.domain.sandbox import Mount, Outcome, OutcomeKind, Profile, SandboxCall, SandboxCapabilities
+from agentflow.engine.process_mark import own_mark
 from agentflow.errors import SandboxRefused, Unavailable
 from agentflow.ports import Sandbox
 
 MIB = 1 << 20
 ROOTFS_CACHE = Path.home() / ".cache" / "agentflow" / "tests"
 """Root filesystems are named by their content, so keeping one between test runs is safe."""
-
-
-def require_runsc() -> None:
-    if shutil.which("runsc") is None:
-        reason = "needs gVisor's runsc: apt-get install -y --no-install-recommends runsc"
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
 
 
 @dataclass
@@ -67,7 +64,6 @@ def call_of(source: str, *, arguments: dict[str, Any] | None = None, mounts: tup
 def launcher_of(kind: str, state_dir: Path) -> RunscLauncher | SubprocessLauncher:
     if kind == "subprocess":
         return SubprocessLauncher(state_dir)
-    require_runsc()
     return RunscLauncher(state_dir, build_rootfs(ROOTFS_CACHE))
 
 
@@ -298,6 +294,8 @@ def f():
         'send(b\'{"kind": "oom"}\')',
         "send(b'{\"kind\": \"ok\"}', b'x' * 5000)",
         "send(b'{\"kind\": \"ok\"}', b'{')",
+        "send(b'{\"kind\": \"ok\"}', b'\"' + b'x' * 5000 + b'\"')",
+        "send(b'{\"kind\": \"exit\"' + b' ' * 70000 + b'}')",
         "send(b'{\"kind\": \"ok\"}', b'NaN')",
         "send(b'{\"kind\": \"ok\"}', b'[' * 4000)",
         "send(b'{\"kind\": \"ok\"}', '\"a\"'.encode('utf-16'))",
@@ -379,6 +377,51 @@ async def test_no_isolation_is_refused_not_replaced(tmp_path: Path) -> None:
     assert "apt-get install" in found.reason
     with pytest.raises(SandboxRefused):
         await launcher.launch(None, name="x")
+    assert await launcher.clean_up() == 0
+
+
+async def test_cleaning_up_ends_what_the_dead_left_and_nothing_of_the_living(bench: Bench) -> None:
+    folder = bench.state_dir / ("bundles" if bench.capabilities.name == "runsc" else "subprocess") / "af-of-the-dead"
+    folder.mkdir(parents=True)
+    for name in ("owner", ".owner"):
+        (folder / name).write_text(own_mark().replace(str(os.getpid()), "1"))
+    sandbox = await bench.launch()
+    assert await bench.launcher.clean_up() == 1
+    assert not folder.exists()
+    assert (await sandbox.run(call_of("def f(): return 1"))).value == b"1"
+
+
+OWNER = """
+import asyncio, sys
+from pathlib import Path
+from agentflow.adapters.subprocess_unsafe import SubprocessLauncher
+from agentflow.domain.sandbox import Profile, SandboxCall
+
+async def main():
+    sandbox = await SubprocessLauncher(Path(sys.argv[1])).launch(None, name="x")
+    call = SandboxCall("def f():\\n    while True: pass", "m", "f", b"{}", Profile(wall_s=600.0))
+    running = asyncio.create_task(sandbox.run(call))
+    print(sandbox.process.pid, flush=True)
+    await running
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process cannot ask to end with its parent")
+async def test_a_plain_process_ends_with_its_killed_owner(tmp_path: Path) -> None:
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert owner.stdout is not None
+        pid = int(await asyncio.wait_for(asyncio.to_thread(owner.stdout.readline), 30))
+        assert psutil.pid_exists(pid)
+    finally:
+        owner.kill()
+        owner.wait(10)
+        owner.stdout.close()  # type: ignore[union-attr]
+    await until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    assert await SubprocessLauncher(tmp_path).clean_up() == 1
+    assert list((tmp_path / "subprocess").iterdir()) == []
 
 
 async def until(condition: Callable[[], bool], *, within_s: float = 15.0) -> None:
@@ -397,6 +440,19 @@ async def test_a_mounted_folder_can_be_read(bench: Bench, tmp_path: Path) -> Non
     source = "import os\ndef f(folder): return sorted(os.listdir(folder)), open(folder + '/deep/a.py').read()"
     outcome = await bench.run(source, arguments={"folder": "/mnt/0"}, mounts=(Mount(str(folder), "/mnt/0"),))
     assert outcome.value == b'[["deep"],"print()"]', outcome
+
+
+async def test_a_private_folder_can_be_read_by_the_call_that_mounts_it(bench: Bench, tmp_path: Path) -> None:
+    folder = tmp_path / "private"
+    folder.mkdir(mode=0o700)
+    (folder / "a").write_text("mine")
+    (folder / "a").chmod(0o600)
+    if os.geteuid() == 0 and bench.capabilities.name == "runsc":
+        for path in (folder / "a", folder):
+            os.chown(path, 12345, 12345)
+    source = "def f(folder): return open(folder + '/a').read()"
+    outcome = await bench.run(source, arguments={"folder": "/mnt/0"}, mounts=(Mount(str(folder), "/mnt/0"),))
+    assert outcome.value == b'"mine"', outcome
 
 
 async def test_a_mount_is_read_only(isolated: Bench, tmp_path: Path) -> None:

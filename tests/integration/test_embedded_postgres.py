@@ -8,7 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import asyncpg
@@ -36,7 +36,8 @@ async def ask(url: str, query: str) -> object:
 
 
 def in_another_process(home: Path, code: str) -> str:
-    script = f"import sys; from pathlib import Path; from agentflow.adapters.embedded_postgres import EmbeddedPostgres\nserver = EmbeddedPostgres(Path({str(home)!r}))\n{code}"
+    imports = "from pathlib import Path; from agentflow.adapters.embedded_postgres import EmbeddedPostgres"
+    script = f"{imports}\nserver = EmbeddedPostgres(Path({str(home)!r}))\n{code}"
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True).stdout.strip()
 
 
@@ -200,9 +201,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
-async def _until(condition: object) -> None:
+async def _until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not condition():  # type: ignore[operator]
+        while not condition():
             await asyncio.sleep(0.01)
-
-

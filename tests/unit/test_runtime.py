@@ -392,8 +392,8 @@ async def test_an_outage_of_the_store_makes_executions_wait_and_go_on(caplog):
 
 
 async def runtime_start(runtime):
-    from agentflow.codec import encode_value
     from agentflow.clock import utc_now
+    from agentflow.codec import encode_value
     from agentflow.domain.command import Start
     from agentflow.ids import new_execution_id
 

@@ -88,7 +88,9 @@ def prepare(home: Path) -> Place:
         _own_folder(place.sockets, place.account, 0o700)
         (place.root / "home").write_text(f"{home.resolve()}\n")
     except OSError as error:
-        raise Unavailable(f"PostgreSQL's folder {place.root} cannot be made: {error}. Check its permissions and the disk's free space.") from error
+        raise Unavailable(
+            f"PostgreSQL's folder {place.root} cannot be made: {error}. Check its permissions and the disk's free space."
+        ) from error
     return place
 
 
@@ -123,7 +125,17 @@ def _find_account() -> Account | None:
 
 
 def _add_account() -> None:
-    command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", str(ROOT_STATE), "--shell", "/usr/sbin/nologin", SYSTEM_USER]
+    command = [
+        "useradd",
+        "--system",
+        "--user-group",
+        "--no-create-home",
+        "--home-dir",
+        str(ROOT_STATE),
+        "--shell",
+        "/usr/sbin/nologin",
+        SYSTEM_USER,
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -1,4 +1,4 @@
-"""The PostgreSQL process of one place: is it there, start it, end it. Synchronous and safe to call from several processes only under the place's lock."""
+"""The PostgreSQL process of one place: is it there, start it, end it. Starting and ending need the place's lock."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -94,9 +95,9 @@ def end(pid: int, timeout_s: float) -> None:
             return
 
 
-def run_as(place: Place) -> dict[str, object]:
+def run_as(place: Place) -> dict[str, Any]:
     """Keyword arguments for subprocess: PostgreSQL's user, an empty environment, a folder that this user may enter."""
-    arguments: dict[str, object] = {"cwd": "/", "env": {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}}
+    arguments: dict[str, Any] = {"cwd": "/", "env": {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}}
     if place.account:
         arguments |= {"user": place.account.uid, "group": place.account.gid, "extra_groups": []}
     return arguments
@@ -115,7 +116,9 @@ def _serves(pid: int, place: Place) -> bool:
     """Whether `pid` is a PostgreSQL that works in this place: its working folder is PGDATA, which no other program's is."""
     try:
         process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and process.name() == "postgres" and process.cwd() == os.path.realpath(place.cluster)
+        return (
+            process.status() != psutil.STATUS_ZOMBIE and process.name() == "postgres" and process.cwd() == os.path.realpath(place.cluster)
+        )
     except psutil.Error:
         return False
 

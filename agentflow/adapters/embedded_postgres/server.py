@@ -136,7 +136,9 @@ def _initialise(place: Place, binaries: Path) -> None:
         *("--no-sync", "--no-instructions"),  # nothing is lost if the power fails now: it is made again
     ]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False, **process.run_as(place))
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False, **process.run_as(place)
+        )
     except subprocess.TimeoutExpired as error:
         raise Unavailable(f"initdb in {place.cluster} did not end within {error.timeout:g} s; is the disk very slow?") from error
     finally:

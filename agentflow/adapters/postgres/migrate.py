@@ -36,12 +36,13 @@ async def migrate(url: str) -> list[str]:
 
 async def _apply(connection: Any) -> list[str]:
     await connection.execute(
-        "CREATE TABLE IF NOT EXISTS migration (name text PRIMARY KEY, checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+        "CREATE TABLE IF NOT EXISTS migration "
+        "(name text PRIMARY KEY, checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
     )
     known = {row["name"]: row["checksum"] for row in await connection.fetch("SELECT name, checksum FROM migration")}
     files = sorted((Path(__file__).parent / "migrations").glob("[0-9]*.sql"))
     if newer := sorted(known.keys() - {file.stem for file in files}):
-        raise Conflict(f"the database has migration {newer[-1]}, which this version of AgentFlow does not know: use a newer one")
+        raise Conflict(f"the database has migration {newer[-1]}, which this version does not know: use a newer AgentFlow")
     applied = []
     for file in files:
         text = file.read_text(encoding="utf-8")

@@ -9,7 +9,9 @@ from typing import Any, Self
 
 from agentflow.adapters.postgres.connection import Pool, statement
 from agentflow.adapters.postgres.journal import PostgresJournal
+from agentflow.adapters.postgres.migrate import make_partitions
 from agentflow.adapters.postgres.reads import PostgresExecutionReads
+from agentflow.clock import utc_now
 from agentflow.codec import decode_value, encode_value
 from agentflow.domain.workflow import Workflow
 from agentflow.errors import Conflict
@@ -38,6 +40,11 @@ class PostgresStore:
     async def close(self) -> None:
         await self.journal.close()
         await self._pool.close()
+
+    async def make_partitions(self) -> None:
+        """Partitions for the months to come. Raises StoreUnavailable."""
+        async with self._pool.acquire() as connection:
+            await make_partitions(connection, utc_now())
 
     async def ping(self) -> None:
         """Raises StoreUnavailable."""

@@ -61,7 +61,7 @@ def owner_of(folder: Path) -> str:
 
 
 def _config(rootfs: Path, profile: Profile, mounts: tuple[Mount, ...], *, warm: bool, rootless: bool) -> dict[str, Any]:
-    user = 0 if rootless else NOBODY  # without root only one user exists inside, and it is the one outside
+    user = 0 if rootless else _user_for(mounts)  # without root only one user exists inside, and it is the one outside
     mode = "warm" if warm else "cold"
     limits = {"RLIMIT_NOFILE": 256, "RLIMIT_NPROC": profile.processes, "RLIMIT_CORE": 0}
     return {
@@ -90,6 +90,15 @@ def _config(rootfs: Path, profile: Profile, mounts: tuple[Mount, ...], *, warm: 
     }
 
 
+def _user_for(mounts: tuple[Mount, ...]) -> int:
+    """Nobody; but who may mount a folder that only its owner can read means it to be read, so then that owner, without any capability."""
+    for mount in mounts:
+        found = os.stat(mount.source)
+        if found.st_mode & 0o005 != 0o005:
+            return found.st_uid
+    return NOBODY
+
+
 def _tmpfs(target: str, size_bytes: int, mode: str) -> dict[str, Any]:
     options = ["nosuid", "nodev", f"mode={mode}", f"size={max(4096, size_bytes)}"]
     return {"destination": target, "type": "tmpfs", "source": "tmpfs", "options": options}
@@ -101,7 +110,10 @@ def _read_only(mount: Mount) -> dict[str, Any]:
 
 
 def mount_problem(mounts: tuple[Mount, ...]) -> str | None:
-    """Why these mounts cannot be made, if they cannot."""
+    """Why these mounts cannot be made, if they cannot.
+
+    runsc opens the folder later, by its path: who may rename folders above it on the host can still put a link there in between.
+    """
     targets = [mount.target for mount in mounts]
     if len(set(targets)) != len(targets):
         return "two mounts have the same target"

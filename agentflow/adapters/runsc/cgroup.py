@@ -82,6 +82,13 @@ def children(version: str, parent: str, *, root: Path = ROOT) -> set[str]:
     return {entry.name for folder in folders if folder.is_dir() for entry in folder.iterdir() if entry.is_dir()}
 
 
+def remove_parent(version: str, parent: str, *, root: Path = ROOT) -> None:
+    """Remove the folders above our groups, if nobody else has groups in them."""
+    for folder in [root / parent] if version == "v2" else [root / controller / parent for controller in _V1_CONTROLLERS]:
+        if _rmdir(folder):
+            _rmdir(folder.parent)
+
+
 def existing_group(version: str, name: str, *, root: Path = ROOT) -> Group:
     """A group that an earlier process made, to end and remove it."""
     return _V2(root, name) if version == "v2" else _V1(root, name)

@@ -93,12 +93,23 @@ class RunscLauncher:
         return sandbox
 
     async def clean_up(self) -> int:
-        return await janitor.clean_up(self._command(), self.bundles, await self._cgroup_version(), self.cgroup_parent)
+        try:
+            command = self._command()
+        except SandboxRefused:
+            return 0  # without runsc nothing of it runs; `probe` says what is missing
+        found = await janitor.clean_up(command, self.bundles, await self._cgroup_version(), self.cgroup_parent)
+        await self._remove_parent()
+        return found
 
     async def close(self) -> None:
         """Wait until the sandboxes that are being ended are gone."""
         while self._endings:
             await asyncio.wait(self._endings, timeout=30.0)
+        await self._remove_parent()
+
+    async def _remove_parent(self) -> None:
+        if version := await self._cgroup_version():
+            await asyncio.to_thread(cgroup.remove_parent, version, self.cgroup_parent)
 
     def _track(self, task: asyncio.Task[None]) -> None:
         self._endings.add(task)

@@ -15,10 +15,12 @@ from jmespath.exceptions import IncompleteExpressionError, JMESPathError, LexerE
 
 from agentflow.engine.definition.interpreter import interpret, signature_of
 from agentflow.engine.definition.problems import did_you_mean, shown
-from agentflow.engine.definition.scanning import bad_literal
+from agentflow.engine.definition.scanning import bad_literal, deepest_bracket
 from agentflow.errors import InvalidRequest
 
 MAX_EXPRESSION_CHARS = 4_000
+MAX_NESTING = 64
+"""Of brackets, and of the syntax tree. Python's own limit would depend on who calls."""
 ROOTS = ("input", "steps", "item", "index", "execution")
 STEP_PROPERTIES = ("output", "status")
 EXECUTION_PROPERTIES = ("id", "workflow", "version")
@@ -110,6 +112,8 @@ def compile_expression(text: str) -> Expression:
         raise ExpressionError(f"an expression has at most {MAX_EXPRESSION_CHARS} characters, this one has {len(text)}", offset=0)
     if not text.strip():
         raise ExpressionError("the expression is empty", offset=0)
+    if deepest_bracket(text) > MAX_NESTING:
+        raise ExpressionError(f"the expression is nested more than {MAX_NESTING} deep", offset=0)
     literal = bad_literal(text)
     if literal is not None:
         raise ExpressionError("between backticks stands JSON, as in `5` or `\"text\"`; text can also be written 'text'", offset=literal)
@@ -120,8 +124,8 @@ def compile_expression(text: str) -> Expression:
     except JMESPathError as error:
         raise _syntax_error(text, error) from None
     except RecursionError:
-        raise ExpressionError("the expression is nested too deeply", offset=0) from None
-    except ValueError as error:
+        raise ExpressionError(f"the expression is nested more than {MAX_NESTING} deep", offset=0) from None
+    except (ValueError, LookupError) as error:
         raise ExpressionError(f"the expression cannot be read: {error}", offset=0) from None
     return Expression(text, ast, frozenset(analysis.reads))
 
@@ -161,9 +165,17 @@ class _Analysis:
 
     def __init__(self, text: str) -> None:
         self._text = text
+        self._depth = 0
         self.reads: set[tuple[str, ...]] = set()
 
     def visit(self, node: Any, top: bool) -> None:
+        self._depth += 1
+        if self._depth > MAX_NESTING:
+            raise ExpressionError(f"the expression is nested more than {MAX_NESTING} deep", offset=0)
+        self._visit(node, top)
+        self._depth -= 1
+
+    def _visit(self, node: Any, top: bool) -> None:
         special = _SPECIAL.get(node["type"])
         if special is not None:
             special(self, node, top)
@@ -180,12 +192,19 @@ class _Analysis:
     def _chain(self, node: Any, top: bool) -> None:
         """`a.b.c`: the first child sees the scope, the others the value of the one before."""
         first, *rest = node["children"]
+        if first["type"] == "not_expression":
+            raise self._wrong("!", "`!a.b` means `(!a).b` in JMESPath: write !(a.b)")
         if top and first["type"] == "field":
             names = [first["value"]]
             for child in rest:
-                if child["type"] != "field":
+                last = child["type"] != "field"
+                while child["type"] in ("index_expression", "projection"):  # `b[0]` and `b[*]` bind more tightly than `.`
+                    child = child["children"][0]
+                if child["type"] != "field" or (last and names == ["steps"]):
                     break
                 names.append(child["value"])
+                if last:
+                    break
             self._root(names)
         else:
             self.visit(first, top)
@@ -199,8 +218,7 @@ class _Analysis:
             self.visit(child, False)
 
     def _reference(self, node: Any, top: bool) -> None:
-        """`&name`: evaluated on the elements of a list."""
-        self.visit(node["children"][0], False)
+        raise self._wrong("&", "`&name` is an argument of functions such as sort_by(list, &name), not a value")
 
     def _function(self, node: Any, top: bool) -> None:
         name, given = node["value"], len(node["children"])
@@ -212,7 +230,10 @@ class _Analysis:
             wanted = f"at least {least}" if variadic else f"{least}"
             raise self._wrong(name, f"{name}() takes {wanted} argument{'' if least == 1 else 's'}, not {given}")
         for child in node["children"]:
-            self.visit(child, top)
+            if child["type"] == "expref":  # evaluated on the elements of a list
+                self.visit(child["children"][0], False)
+            else:
+                self.visit(child, top)
 
     def _root(self, names: list[str]) -> None:
         root = names[0]

@@ -31,6 +31,22 @@ def end_of_expression(text: str, start: int) -> int | None:
     return None
 
 
+def deepest_bracket(expression: str) -> int:
+    """How deep `(`, `[` and `{` nest, outside of quotes."""
+    depth = deepest = at = 0
+    while at < len(expression):
+        char = expression[at]
+        if char in _QUOTES:
+            at = _closing_quote(expression, at) or len(expression)
+        elif char in "([{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif char in ")]}":
+            depth -= 1
+        at += 1
+    return deepest
+
+
 def bad_literal(expression: str) -> int | None:
     """The offset of a backtick literal that is not JSON. JMESPath still takes those as text, with a deprecation warning."""
     for start, end in _literals(expression):

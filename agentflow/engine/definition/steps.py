@@ -113,7 +113,7 @@ class StepReader:
             except ExpressionError as error:
                 self._expression_problem(node, error)
                 continue
-            place = self._source.place_in(node, offset)
+            place = self._source.place_in(node, offset - 2)
             for reference in sorted(expression.references):
                 edges.setdefault(reference, place)
             if expression.uses_item and not item:
@@ -134,7 +134,7 @@ class StepReader:
         except ExpressionError as error:
             self._expression_problem(node, error)
             return None
-        place = self._source.place_in(node, found[0])
+        place = self._source.place_in(node, found[0] - 2)
         for reference in sorted(expression.references):
             edges.setdefault(reference, place)
         if expression.uses_item:

@@ -6,7 +6,6 @@ import os
 from typing import Any
 
 from agentflow import Agent, Context
-
 from repository_review import score
 from repository_review.report_html import page
 from repository_review.report_markdown import markdown

@@ -38,7 +38,8 @@ def bars(ranking: Sequence[Mapping[str, Any]]) -> str:
             if width > 0:
                 tip = f"{entry['name']}: {LABELS[part]} {entry['points'][part]:.1f} of {WEIGHTS[part]}"
                 parts.append(
-                    f'<rect class="part {part}" x="{left:.2f}%" y="{top + 24}" width="{width:.2f}%" height="10"><title>{escape(tip)}</title></rect>'
+                    f'<rect class="part {part}" x="{left:.2f}%" y="{top + 24}" width="{width:.2f}%" height="10">'
+                    f"<title>{escape(tip)}</title></rect>"
                 )
             left += width
     spoken = "; ".join(f"{entry['name']} {entry['score']:.1f}" for entry in rows)
@@ -72,7 +73,8 @@ def treemap(ranking: Sequence[Mapping[str, Any]]) -> str:
             if height > 46:
                 text += f'<text class="cell-value" x="8" y="37">{entry["code_lines"]:,}</text>'
         parts.append(
-            f'<svg x="{100 * x / MAP_WIDTH:.3f}%" y="{y:.2f}" width="{100 * width / MAP_WIDTH:.3f}%" height="{height:.2f}"><title>{escape(tip)}</title>'
+            f'<svg x="{100 * x / MAP_WIDTH:.3f}%" y="{y:.2f}" width="{100 * width / MAP_WIDTH:.3f}%" height="{height:.2f}">'
+            f"<title>{escape(tip)}</title>"
             f'<rect class="cell {band(entry["score"])}" width="100%" height="100%" rx="4"/>{text}</svg>'
         )
     spoken = "; ".join(f"{entry['name']} {entry['code_lines']:,} lines, {band(entry['score'])}" for entry in cells[:BARS])
@@ -118,8 +120,10 @@ def ring(points: float) -> str:
     return (
         f'<svg class="ring {band(points)}" viewBox="0 0 120 120" role="img" aria-label="Attention score {points:.1f} of 100">'
         '<circle class="track" cx="60" cy="60" r="52"/>'
-        f'<circle class="arc" cx="60" cy="60" r="52" stroke-dasharray="{around * points / 100:.1f} {around:.1f}" transform="rotate(-90 60 60)"/>'
-        f'<text x="60" y="66" text-anchor="middle">{points:.1f}</text><text class="of" x="60" y="84" text-anchor="middle">of 100</text></svg>'
+        f'<circle class="arc" cx="60" cy="60" r="52" stroke-dasharray="{around * points / 100:.1f} {around:.1f}"'
+        ' transform="rotate(-90 60 60)"/>'
+        f'<text x="60" y="66" text-anchor="middle">{points:.1f}</text>'
+        '<text class="of" x="60" y="84" text-anchor="middle">of 100</text></svg>'
     )
 
 
@@ -134,6 +138,7 @@ def trend(history: Sequence[Mapping[str, Any]]) -> str:
     points = [(10 + index * step, 46 - 36 * (value - low) / spread) for index, value in enumerate(scores)]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     return (
-        f'<svg class="trend" viewBox="0 0 220 56" role="img" aria-label="Total score over {len(scores)} reviews, from {scores[0]:.1f} to {scores[-1]:.1f}">'
+        '<svg class="trend" viewBox="0 0 220 56" role="img" '
+        f'aria-label="Total score over {len(scores)} reviews, from {scores[0]:.1f} to {scores[-1]:.1f}">'
         f'<polyline points="{line}"/><circle cx="{points[-1][0]:.1f}" cy="{points[-1][1]:.1f}" r="4"/></svg>'
     )

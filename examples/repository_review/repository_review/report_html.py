@@ -38,7 +38,8 @@ def page(review: Mapping[str, Any]) -> str:
     )
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f"<style>{CSS}</style></head><body>{body}</body></html>\n"
     )
 
@@ -59,7 +60,8 @@ def _head(review: Mapping[str, Any]) -> str:
     day, _, time = review["at"].partition("T")
     return (
         f'<header><p class="eyebrow">Code review</p><h1>{escape(review["title"])}</h1>'
-        f'<p class="soft"><code>{escape(review["path"])}</code> · {escape(day)} {escape(time[:5])} UTC · review no. {review["review"]} of this folder</p>'
+        f'<p class="soft"><code>{escape(review["path"])}</code> · '
+        f"{escape(day)} {escape(time[:5])} UTC · review no. {review['review']} of this folder</p>"
         f'<p class="lead">{verdict}</p></header>'
     )
 
@@ -99,7 +101,8 @@ def _charts(ranking: Sequence[Mapping[str, Any]]) -> str:
 def _changes(review: Mapping[str, Any]) -> str:
     changes = review["changes"]
     if changes is None:
-        return '<section><h2>Changes</h2><p class="soft">This is the first review of this folder. The next one will say what changed.</p></section>'
+        first = "This is the first review of this folder. The next one will say what changed."
+        return f'<section><h2>Changes</h2><p class="soft">{first}</p></section>'
     items = [f"<li><b>{escape(name)}</b> is new</li>" for name in changes["added"]]
     items += [f"<li><b>{escape(name)}</b> is gone</li>" for name in changes["removed"]]
     for moved in changes["moved"][:MOVES]:
@@ -120,7 +123,7 @@ def _changes(review: Mapping[str, Any]) -> str:
 
 
 def _findings(review: Mapping[str, Any]) -> str:
-    blocks = []
+    blocks: list[str] = []
     for entry in review["ranking"][:DETAILED]:
         inside = _package(review["details"][entry["name"]])
         if inside:
@@ -199,9 +202,11 @@ def _table(ranking: Sequence[Mapping[str, Any]]) -> str:
 def _method() -> str:
     weights = ", ".join(f"{chart.LABELS[part].lower()} up to {weight}" for part, weight in WEIGHTS.items())
     return (
-        f'<section><h2>How the score is made</h2><p class="sub">0 is calm, 100 is the most attention: {weights}. Counts are taken per 1,000 code '
+        f'<section><h2>How the score is made</h2><p class="sub">0 is calm, 100 is the most attention: {weights}. '
+        "Counts are taken per 1,000 code "
         "lines, and the first ones weigh most. A function is complex when its cyclomatic complexity is over 10. "
-        f"From {WATCH:g} a package is worth watching, from {ATTENTION:g} it needs attention. A risky call is a reason to look, not a fault.</p></section>"
+        f"From {WATCH:g} a package is worth watching, from {ATTENTION:g} it needs attention. "
+        "A risky call is a reason to look, not a fault.</p></section>"
     )
 
 

@@ -77,8 +77,10 @@ def rank(packages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return sorted(scored, key=lambda entry: (-entry["score"], -entry["code_lines"], entry["name"]))
 
 
-SUMMED = ("files", "code_lines", "functions", "classes", "complex_functions", "public", "undocumented")
-SUMMED += ("risky_calls", "risky_high", "todos", "problems")
+SUMMED = (
+    *("files", "code_lines", "functions", "classes", "complex_functions"),
+    *("public", "undocumented", "risky_calls", "risky_high", "todos", "problems"),
+)
 
 
 def total(ranking: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

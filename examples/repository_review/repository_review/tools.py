@@ -34,36 +34,28 @@ EXAMPLES = 6
 """How many of each kind of finding are listed; all are counted."""
 
 HIGH, MEDIUM = "high", "medium"
-RISKS: dict[str, tuple[str, str]] = {
-    "eval": (HIGH, "runs text as code"),
-    "exec": (HIGH, "runs text as code"),
-    "os.system": (HIGH, "hands text to a shell"),
-    "os.popen": (HIGH, "hands text to a shell"),
-    "subprocess.getoutput": (HIGH, "hands text to a shell"),
-    "subprocess.getstatusoutput": (HIGH, "hands text to a shell"),
-    "asyncio.create_subprocess_shell": (HIGH, "hands text to a shell"),
-    "pickle.load": (HIGH, "a pickle runs code when it is read"),
-    "pickle.loads": (HIGH, "a pickle runs code when it is read"),
-    "pickle.Unpickler": (HIGH, "a pickle runs code when it is read"),
-    "_pickle.loads": (HIGH, "a pickle runs code when it is read"),
-    "dill.load": (HIGH, "a pickle runs code when it is read"),
-    "dill.loads": (HIGH, "a pickle runs code when it is read"),
-    "shelve.open": (HIGH, "a shelf is made of pickles"),
-    "yaml.load": (HIGH, "makes any object that the file names"),
-    "yaml.unsafe_load": (HIGH, "makes any object that the file names"),
-    "marshal.load": (MEDIUM, "crashes the interpreter on bad input"),
-    "marshal.loads": (MEDIUM, "crashes the interpreter on bad input"),
-    "ctypes.CDLL": (MEDIUM, "calls native code without checks"),
-    "ctypes.PyDLL": (MEDIUM, "calls native code without checks"),
-    "ctypes.WinDLL": (MEDIUM, "calls native code without checks"),
-    "ctypes.OleDLL": (MEDIUM, "calls native code without checks"),
-    "ctypes.cdll.LoadLibrary": (MEDIUM, "calls native code without checks"),
-    "ctypes.windll.LoadLibrary": (MEDIUM, "calls native code without checks"),
-    "ctypes.string_at": (MEDIUM, "reads any memory"),
-    "ctypes.memmove": (MEDIUM, "writes any memory"),
-    "tempfile.mktemp": (MEDIUM, "another process can take the name first"),
-    "ssl._create_unverified_context": (MEDIUM, "does not check who answers"),
+RISKS = {
+    name: (severity, why)
+    for severity, why, names in (
+        (HIGH, "runs text as code", "eval exec"),
+        (
+            HIGH,
+            "hands text to a shell",
+            "os.system os.popen subprocess.getoutput subprocess.getstatusoutput asyncio.create_subprocess_shell",
+        ),
+        (HIGH, "a pickle runs code when it is read", "pickle.load pickle.loads pickle.Unpickler _pickle.loads dill.load dill.loads"),
+        (HIGH, "a shelf is made of pickles", "shelve.open"),
+        (HIGH, "makes any object that the file names", "yaml.load yaml.unsafe_load"),
+        (MEDIUM, "crashes the interpreter on bad input", "marshal.load marshal.loads"),
+        (MEDIUM, "calls native code without checks", "ctypes.CDLL ctypes.PyDLL ctypes.WinDLL ctypes.OleDLL"),
+        (MEDIUM, "calls native code without checks", "ctypes.cdll.LoadLibrary ctypes.windll.LoadLibrary"),
+        (MEDIUM, "reads or writes any memory", "ctypes.string_at ctypes.memmove ctypes.memset"),
+        (MEDIUM, "another process can take the name first", "tempfile.mktemp"),
+        (MEDIUM, "does not check who answers", "ssl._create_unverified_context"),
+    )
+    for name in names.split()
 }
+"""Calls to look at, by their full name: how much they matter and why."""
 LAST_NAMES = frozenset(name.rpartition(".")[2] for name in RISKS)
 SAFE_LOADERS = frozenset({"SafeLoader", "CSafeLoader", "BaseLoader", "CBaseLoader"})
 MARKER = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")

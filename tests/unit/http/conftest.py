@@ -236,9 +236,7 @@ class MemorySupervisor:
         )
         self.add(
             command.execution_id,
-            ExecutionStarted(
-                command.tenant_id, command.workflow, command.version, command.code_hash, command.principal, command.input
-            ),
+            ExecutionStarted(command.tenant_id, command.workflow, command.version, command.code_hash, command.principal, command.input),
         )
         if self.when_started is not None:
             self.when_started(command)

@@ -13,7 +13,7 @@ from agentflow.codec import decode_value
 from agentflow.domain.command import Cancel, Reply, Start
 from agentflow.domain.event import ExecutionCompleted
 from agentflow.errors import CommitUnknown, Unavailable
-from agentflow.ids import is_execution_id, shard_of
+from agentflow.ids import is_execution_id
 from agentflow.serve import wire
 
 GREET = {"workflow": "greet", "input": {"name": "Ada"}}
@@ -196,9 +196,7 @@ async def test_a_body_that_is_no_start_is_400_and_says_why(world: Any, keys: Any
 
 async def test_nul_and_lone_surrogates_go_in_and_come_out_as_they_are(world: Any, keys: Any) -> None:
     body = b'{"workflow":"greet","input":{"name":"a\\u0000b\\ud800c"}}'
-    world.supervisor.when_started = lambda start: world.supervisor.add(
-        start.execution_id, ExecutionCompleted(b'{"out":"\\udfff\\u0000"}')
-    )
+    world.supervisor.when_started = lambda start: world.supervisor.add(start.execution_id, ExecutionCompleted(b'{"out":"\\udfff\\u0000"}'))
     headers = {**keys.admin, "Idempotency-Key": "k"}
     answer = await world.client.post("/v1/executions?wait=30", content=body, headers=headers)
     assert answer.status_code == 200

@@ -28,7 +28,6 @@ CREATE TABLE stored_value (
     created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (tenant_id, hash)
 );
-ALTER TABLE stored_value ALTER COLUMN value SET COMPRESSION lz4;
 
 CREATE TABLE execution (
     execution_id uuid NOT NULL,

@@ -1,0 +1,149 @@
+"""`python -m agentflow.cluster.demo` (`make demo`): a local cluster, the example on real code, the report; then it stops the cluster."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import sysconfig
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agentflow.cluster import render
+from agentflow.cluster.cli_cluster import show_checks, telling
+from agentflow.cluster.cli_follow import write_result
+from agentflow.cluster.cli_input import read_workflow
+from agentflow.cluster.cli_outcome import ExitCode, report
+from agentflow.cluster.progress import Tally, progress_for
+from agentflow.errors import AgentFlowError, Conflict, ExecutionFailed, InvalidRequest
+
+if TYPE_CHECKING:
+    from agentflow.settings import Settings
+
+OUTPUT = Path("agentflow-report")
+EXAMPLE = Path("examples") / "repository_review"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit code. An argument names another folder to review."""
+    words = sys.argv[1:] if arguments is None else arguments
+    folder = os.path.realpath(words[0] if words else sysconfig.get_path("stdlib"))
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _demo(folder)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the cluster is stopped", file=sys.stderr)
+        return ExitCode.INTERRUPTED
+    except (AgentFlowError, OSError) as error:
+        return report(error)
+
+
+def _demo(folder: str) -> ExitCode:
+    from agentflow.cluster import local
+
+    example = _example()
+    settings = _own_settings()
+    failing = [check for check in local.doctor(settings) if check.status == "fail"]
+    if failing:
+        print("The demo cannot run on this machine:", file=sys.stderr)
+        show_checks(failing)
+        return ExitCode.FAILED
+    started = time.monotonic()
+    try:
+        with telling() as tell:
+            address = local.up(settings, app_dir=example, progress=tell)
+        _say(f"cluster ready in {render.seconds_text(time.monotonic() - started)}: {address.url}")
+        return _review(settings, example, folder)
+    finally:
+        _stop(settings)
+
+
+def _example() -> Path:
+    """The example's folder: of the checkout that this file is in, or below the current folder."""
+    for root in (Path(__file__).resolve().parents[1], Path(__file__).resolve().parents[2], Path.cwd()):
+        if (root / EXAMPLE / "workflow.yaml").is_file():
+            return root / EXAMPLE
+    raise InvalidRequest(f"{EXAMPLE} is not here: run the demo in a checkout of AgentFlow")
+
+
+def _own_settings() -> Settings:
+    """Free ports, and the usual home; while a cluster runs there, one beside it, so that it is not disturbed.
+
+    The home stays, so that the next demo can say what changed since this one.
+    """
+    from agentflow.cluster.ray_head import processes
+    from agentflow.settings import load_settings
+
+    settings = load_settings(port=0, dashboard_port=0)
+    if not processes(settings.home):
+        return settings
+    beside = load_settings(port=0, dashboard_port=0, home=settings.home / "demo")
+    if processes(beside.home):
+        raise Conflict("another demo runs already; wait until it has ended")
+    return beside
+
+
+def _review(settings: Settings, example: Path, folder: str) -> ExitCode:
+    from agentflow.client import connect
+
+    definition = read_workflow(str(example))
+    with connect(home=settings.home) as flow:
+        flow.workflows.put(definition)
+        execution = flow.run(definition.name, {"path": folder}, version=definition.version)
+        _say(f"reviewing {folder}")
+        tally = Tally(step.name for step in definition.steps)
+        with progress_for(tally) as progress:
+            for event in execution.events():
+                progress.show(event, tally.add(event))
+        try:
+            result = execution.result(timeout=60)
+        except ExecutionFailed as error:
+            return report(error)
+    paths = write_result(result, OUTPUT)
+    show_summary(result["summary"])
+    for path in paths[1:]:
+        print(f"  {path.resolve()}")
+    return ExitCode.OK
+
+
+def show_summary(summary: dict[str, Any]) -> None:
+    """The few lines that say what the review found."""
+    total = summary["total"]
+    print(
+        f"\n{render.clean(summary['title'])}: score {total['score']:.1f} of 100 (0 is calm), review no. {summary['review']} of this folder"
+    )
+    print(f"  {total['packages']} packages, {total['files']:,} files, {total['code_lines']:,} code lines, {total['functions']:,} functions")
+    print(f"  {total['complex_functions']:,} complex functions, {total['risky_calls']:,} risky calls, {total['todos']:,} open ends")
+    first = ", ".join(f"{item['name']} {item['score']:.1f}" for item in summary["first"])
+    print(render.clean(f"  look first at: {first}"))
+    if summary["since"] is not None:
+        print(f"  {summary['changed']} packages changed since {summary['since'][:16].replace('T', ' ')} UTC")
+    print("\nThe report:")
+
+
+def _stop(settings: Settings) -> None:
+    """Stop the cluster whatever happened; a second Ctrl-C must not leave processes behind."""
+    from agentflow.cluster import local
+
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with telling() as tell:
+            stopped = local.down(settings, drain=False, progress=tell)
+        if stopped:
+            _say("cluster stopped")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _say(text: str) -> None:
+    print(render.clean(text), file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The application folder of examples/sessions.py: one agent that remembers."""
