@@ -31,8 +31,8 @@ class AgentActor:
         self._need = WorkerNeed("")
 
     async def start(self) -> None:
-        log_as_json(self._config.log_level, process=self._name)
-        self._home.settle()
+        if self._home.settle():
+            log_as_json(self._config.log_level, process=self._name)
 
     async def activate(self, need: bytes) -> None:
         """Become an agent. Raises InvalidRequest when its code cannot be imported, or when it is another already."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from pathlib import Path
 
+from agentflow.actors.home import Home
 from agentflow.adapters.embedded_postgres import EmbeddedPostgres
 from agentflow.errors import Unavailable
 
@@ -24,18 +25,27 @@ class DatabaseKeeper:
     def __init__(self, home: str, *, check_s: float = CHECK_S) -> None:
         self._postgres = EmbeddedPostgres(Path(home))
         self._check_s = check_s
+        self._home = Home("the database keeper")
+        self._task: asyncio.Task[None] | None = None
         self._tries = 0
         self._running_since: float | None = None
         self.restarts = 0
 
     async def start(self) -> None:
-        """The loop; returns only by cancellation."""
+        """Begin to look after it; returns at once."""
+        if self._home.settle():
+            self._task = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
         while True:
             try:
                 await self.tick(asyncio.get_running_loop().time())
             except Exception:  # the top of this actor: it must go on whatever happens
                 logger.exception("looking after PostgreSQL failed; trying again")
             await asyncio.sleep(self._check_s)
+
+    async def restart_count(self) -> int:
+        return self.restarts
 
     async def tick(self, now_s: float) -> None:
         """Look once; start PostgreSQL when it is dead. `now_s`: a monotonic clock."""

@@ -18,8 +18,16 @@ class Home:
         self._name = name
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def settle(self) -> None:
+    def settle(self) -> bool:
+        """Make the running loop the home; False when there is one already (`start` may be called more than once)."""
+        if self._loop is not None:
+            return False
         self._loop = asyncio.get_running_loop()
+        return True
+
+    @property
+    def settled(self) -> bool:
+        return self._loop is not None
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Await `work` in the home loop, from whichever loop this is called in. Raises Unavailable before `settle`."""

@@ -147,7 +147,9 @@ class RayWorkerPool:
                 handle = await asyncio.to_thread(_get, name)
                 if handle is None:
                     handle = await asyncio.to_thread(self._create_tool, self._config, name, self._supervisor, node_id=_node_id())
-                await ActorLink(name, handle).call("start", timeout_s=None)
+                link = ActorLink(name, handle)
+                await link.call("start", timeout_s=None)
+                await link.call("opened", timeout_s=None)
             except (Unavailable, ValueError, RayError) as error:
                 # the name of one that has just died is still taken for a moment
                 logger.info("the tool actor is not there yet: %s", error)

@@ -9,13 +9,17 @@ stand before a cancellation.
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from agentflow.actors.agent import AgentActor
+from agentflow.actors.home import Home
 from agentflow.actors.links import RaySupervisorLink, supervisor_name
 from agentflow.actors.pool import RayWorkerPool
 from agentflow.actors.supervisor import SupervisorActor
@@ -29,6 +33,7 @@ logger = logging.getLogger(__name__)
 GROUPS = {"control": 64, "wait": 2_000}
 STEPS_AT_ONCE = 1_000
 """Calls in the default group at a time: deliveries and reports, each a batch."""
+START_TIMEOUT_S, START_RETRY_S = 10.0, 0.1
 OWN_MEMORY_BYTES = 0
 """Ray's memory option only reserves; our own actors reserve nothing."""
 
@@ -38,12 +43,27 @@ def _actor(cls: type[Any], **options: Any) -> Any:
 
     def __init__(self: Any, *arguments: Any) -> None:
         cls.__init__(self, *arguments)
-        ray.get_runtime_context().current_actor.start.remote()
+        handle = ray.get_runtime_context().current_actor
+        threading.Thread(target=_call_start, args=(handle, self._home), daemon=True, name="start").start()
 
     started = type(cls.__name__, (cls,), {"__init__": __init__, "__module__": __name__, "__doc__": cls.__doc__})
     fixed = {"lifetime": "detached", "namespace": NAMESPACE, "max_task_retries": 0, "max_concurrency": STEPS_AT_ONCE}
     decorate: Any = ray.remote(concurrency_groups=GROUPS, num_cpus=0)  # type: ignore[call-overload]  # Ray's stubs do not know the groups
     return decorate(started).options(**fixed, **options)
+
+
+def _call_start(handle: Any, home: Home) -> None:
+    """Have an actor's own `start` run in its default loop.
+
+    Not in the constructor: in a process that Ray has restarted, a call to itself is lost when it comes before the cluster knows
+    that the actor lives again (seen: the supervisor was there and did nothing).
+    """
+    while not home.settled:
+        try:
+            ray.get(handle.start.remote(), timeout=START_TIMEOUT_S)
+        except RayError as error:
+            logger.info("the actor cannot call itself yet: %s", type(error).__name__)
+            time.sleep(START_RETRY_S)
 
 
 def create_supervisor(config: ActorConfig, name: str) -> Any:

@@ -52,7 +52,7 @@ class SupervisorActor:
 
     async def start(self) -> None:
         """Begin to serve; returns at once. Called by the actor itself whenever Ray (re)starts it."""
-        if self._supervisor is not None:
+        if not self._home.settle():
             return
         log_as_json(self._config.log_level, process=f"supervisor-{self._name}")
         self._store = store_of(self._config)
@@ -70,7 +70,6 @@ class SupervisorActor:
             idle_s=self._config.agent_idle_s,
         )
         self._code_hash = CodeHash(Path(self._config.app_dir))
-        self._home.settle()
         work = [
             self._supervise(),
             pool.keep_warm(),

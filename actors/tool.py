@@ -32,13 +32,21 @@ class ToolActor:
         self._runner: ToolRunner | None = None
         self._calls: dict[str, asyncio.Task[StepDone | StepError]] = {}
         self._sandboxes = Sandboxes(self._config)
+        self._opening: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Find out what this node can do; calls wait until that is known."""
-        log_as_json(self._config.log_level, process=self._name)
-        self._home.settle()
-        if self._mailbox is not None:
-            return
+        """Begin to find out what this node can do; returns at once."""
+        if self._home.settle():
+            log_as_json(self._config.log_level, process=self._name)
+            self._opening = asyncio.create_task(self._open())
+
+    async def opened(self) -> None:
+        """Returns when that is known, and calls are taken. Raises Unavailable before `start`."""
+        if self._opening is None:
+            raise Unavailable(f"tool actor {self._name} is starting")
+        await asyncio.shield(self._opening)
+
+    async def _open(self) -> None:
         self._runner = tool_runner_of(self._config, await self._sandboxes.open())
         link = RaySupervisorLink(self._supervisor)
         self._mailbox = Mailbox(self._name, self._runner, link.report, limit=self._config.tool_capacity)

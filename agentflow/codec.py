@@ -35,8 +35,12 @@ def decode_value(body: bytes) -> Any:
     """The value that `body` encodes. Raises ValueError when it is not JSON."""
     try:
         return _decoder.decode(body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    try:
         return json.loads(body)
+    except RecursionError:
+        raise ValueError("JSON is nested too deeply") from None
 
 
 def _plain(value: Any, depth: int = 0) -> bool:

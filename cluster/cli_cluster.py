@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -62,7 +62,7 @@ def up(
 
 
 def down(
-    drain: Annotated[bool, typer.Option("--drain", help="Let the steps that run end first.")] = False,
+    drain: Annotated[bool, typer.Option("--drain", help="First wait until no execution runs, ten minutes at most.")] = False,
     as_json: Json = False,
 ) -> None:
     """Stop the cluster on this machine. What is not finished goes on after the next `up`."""
@@ -134,12 +134,12 @@ def doctor(as_json: Json = False) -> None:
         raise typer.Exit(ExitCode.FAILED)
 
 
-def show_checks(checks: Iterable[Check]) -> None:
+def show_checks(checks: Iterable[Check], *, file: IO[str] | None = None) -> None:
     """One line a check, with advice below those that are not ok."""
     for check in checks:
-        print(render.clean(f"{MARKS[check.status]}  {check.name}: {check.message}"))
+        print(render.clean(f"{MARKS[check.status]}  {check.name}: {check.message}"), file=file)
         if check.status != "ok" and check.advice:
-            print(render.clean(f"      → {check.advice}"))
+            print(render.clean(f"      → {check.advice}"), file=file)
 
 
 def show_address(address: ClusterAddress) -> None:

@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agentflow.cluster import render
 from agentflow.cluster.cli_cluster import show_checks, telling
 from agentflow.cluster.cli_follow import write_result
 from agentflow.cluster.cli_input import read_workflow
 from agentflow.cluster.cli_outcome import ExitCode, report
 from agentflow.cluster.progress import Tally, progress_for
+from agentflow.cluster.render import clean, counted, seconds_text
 from agentflow.errors import AgentFlowError, Conflict, ExecutionFailed, InvalidRequest
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     """The exit code. An argument names another folder to review."""
     words = sys.argv[1:] if arguments is None else arguments
     folder = os.path.realpath(words[0] if words else sysconfig.get_path("stdlib"))
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     try:
         return _demo(folder)
     except KeyboardInterrupt:
@@ -44,16 +45,17 @@ def _demo(folder: str) -> ExitCode:
 
     example = _example()
     settings = _own_settings()
-    failing = [check for check in local.doctor(settings) if check.status == "fail"]
-    if failing:
-        print("The demo cannot run on this machine:", file=sys.stderr)
-        show_checks(failing)
+    checks = [check for check in local.doctor(settings) if check.status != "ok"]
+    if any(check.status == "fail" for check in checks):
+        _say("The demo cannot run on this machine:")
+        show_checks(checks, file=sys.stderr)
         return ExitCode.FAILED
+    show_checks(checks, file=sys.stderr)
     started = time.monotonic()
     try:
         with telling() as tell:
             address = local.up(settings, app_dir=example, progress=tell)
-        _say(f"cluster ready in {render.seconds_text(time.monotonic() - started)}: {address.url}")
+        _say(f"cluster ready in {seconds_text(time.monotonic() - started)}: {address.url}")
         return _review(settings, example, folder)
     finally:
         _stop(settings)
@@ -93,11 +95,14 @@ def _review(settings: Settings, example: Path, folder: str) -> ExitCode:
         execution = flow.run(definition.name, {"path": folder}, version=definition.version)
         _say(f"reviewing {folder}")
         tally = Tally(step.name for step in definition.steps)
-        with progress_for(tally) as progress:
-            for event in execution.events():
-                progress.show(event, tally.add(event))
         try:
+            with progress_for(tally) as progress:
+                for event in execution.events():
+                    progress.show(event, tally.add(event))
             result = execution.result(timeout=60)
+        except KeyboardInterrupt:
+            execution.cancel("the demo was interrupted")  # or the next demo would go on with it
+            raise
         except ExecutionFailed as error:
             return report(error)
     paths = write_result(result, OUTPUT)
@@ -110,23 +115,23 @@ def _review(settings: Settings, example: Path, folder: str) -> ExitCode:
 def show_summary(summary: dict[str, Any]) -> None:
     """The few lines that say what the review found."""
     total = summary["total"]
-    print(
-        f"\n{render.clean(summary['title'])}: score {total['score']:.1f} of 100 (0 is calm), review no. {summary['review']} of this folder"
-    )
-    print(f"  {total['packages']} packages, {total['files']:,} files, {total['code_lines']:,} code lines, {total['functions']:,} functions")
-    print(f"  {total['complex_functions']:,} complex functions, {total['risky_calls']:,} risky calls, {total['todos']:,} open ends")
+    _show(f"\n{summary['title']}: score {total['score']:.1f} of 100 (0 is calm), review no. {summary['review']} of this folder")
+    size = counted(total["packages"], "package"), counted(total["files"], "file"), counted(total["code_lines"], "code line")
+    found = counted(total["complex_functions"], "complex function"), counted(total["risky_calls"], "risky call")
+    _show(f"  {', '.join(size)}")
+    _show(f"  {', '.join(found)}, {counted(total['todos'], 'open end')}")
     first = ", ".join(f"{item['name']} {item['score']:.1f}" for item in summary["first"])
-    print(render.clean(f"  look first at: {first}"))
+    _show(f"  look first at: {first}")
     if summary["since"] is not None:
-        print(f"  {summary['changed']} packages changed since {summary['since'][:16].replace('T', ' ')} UTC")
-    print("\nThe report:")
+        _show(f"  {counted(summary['changed'], 'package')} changed since {summary['since'][:16].replace('T', ' ')} UTC")
+    _show("\nThe report:")
 
 
 def _stop(settings: Settings) -> None:
     """Stop the cluster whatever happened; a second Ctrl-C must not leave processes behind."""
     from agentflow.cluster import local
 
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         with telling() as tell:
             stopped = local.down(settings, drain=False, progress=tell)
@@ -141,8 +146,12 @@ def _interrupt(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
+def _show(text: str) -> None:
+    print(clean(text), flush=True)
+
+
 def _say(text: str) -> None:
-    print(render.clean(text), file=sys.stderr, flush=True)
+    print(clean(text), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,14 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from agentflow.adapters.embedded_postgres import EmbeddedPostgres
 from agentflow.cluster import ports as port_choice
@@ -39,6 +41,7 @@ __all__ = ["Check", "ClusterAddress", "ClusterStatus", "doctor", "down", "read_a
 
 Progress = Callable[[str], None]
 DRAIN_TIMEOUT_S = 600.0
+GCS_TIMEOUT_S = 20.0
 REQUEST_TIMEOUT_S = 5.0
 POLL_S = 0.05
 OPERATOR = Principal(name="operator", tenant_id="default", role="admin", any_mount=True)
@@ -70,6 +73,8 @@ def up(settings: Settings, *, app_dir: Path, progress: Progress) -> ClusterAddre
         found = read_address(settings)
         if found and _alive(settings, found):
             return found
+        if found and (healed := _heal_gcs(settings, found, progress)):
+            return healed
         if ray_head.processes(settings.home) or settings.cluster_file.exists():
             progress("clearing away what an earlier cluster left")
             _clear(settings)
@@ -81,6 +86,24 @@ def up(settings: Settings, *, app_dir: Path, progress: Progress) -> ClusterAddre
             _keep_ray_logs(settings)
             _clear(settings)
             raise
+
+
+def _heal_gcs(settings: Settings, address: ClusterAddress, progress: Progress) -> ClusterAddress | None:
+    """When gcs_server alone is gone: bring it back, and everything goes on. None when that is not so, or did not help."""
+    living = ray_head.core_pids(settings.home)
+    if set(living) != {"raylet"} or living["raylet"] != address.pids.get("raylet"):
+        return None
+    progress("bringing Ray's GCS back")
+    try:
+        ray_head.restart_gcs(living["raylet"], address.gcs_command, log=settings.logs / "gcs-restart.log")
+        _wait_ready(address.url, GCS_TIMEOUT_S, settings.logs)
+    except (Unavailable, ClusterDown):
+        return None
+    healed = replace(address, pids=ray_head.core_pids(settings.home))
+    if not _alive(settings, healed):
+        return None
+    state.write_address(settings, healed)
+    return healed
 
 
 class _Start:
@@ -111,7 +134,10 @@ class _Start:
             try:
                 url = pool.submit(self._database)
                 with self._timed("ray"):
-                    ray_head.wait_started(starting, log=ray_log, timeout_s=self._left())
+                    while starting.poll() is None and self._left() > 1 and not _failed(url):
+                        time.sleep(POLL_S)
+                    if not _failed(url):
+                        ray_head.wait_started(starting, log=ray_log, timeout_s=self._left())
                 deployed = settings.model_copy(update={"port": ports.api, "dashboard_port": ports.dashboard})
                 database_url = url.result(self._left())
                 self._progress("starting the actors and the API")
@@ -156,6 +182,7 @@ class _Start:
 
     def _address(self, folder: Path, token_file: Path) -> ClusterAddress:
         settings, ports = self._settings, self._ports
+        pids = ray_head.core_pids(settings.home)
         listeners = [
             Listener("API", settings.host, ports.api),
             Listener("Ray dashboard", LOOPBACK, ports.dashboard),
@@ -173,7 +200,8 @@ class _Start:
             ray_address=f"{LOOPBACK}:{ports.gcs}",
             ray_environment=ray_head.driver_environment(settings, token_file),
             run_folder=str(folder),
-            pids=ray_head.core_pids(settings.home),
+            pids=pids,
+            gcs_command=tuple(psutil.Process(pids["gcs_server"]).cmdline()),
             listeners=tuple(listeners),
             app_dir=str(self._app_dir),
             key_file=str(settings.key_file),
@@ -183,6 +211,10 @@ class _Start:
             started_at=datetime.now(UTC),
             seconds=dict(self._seconds),
         )
+
+
+def _failed(work: Future[str]) -> bool:
+    return work.done() and work.exception() is not None
 
 
 async def _prepare_database(url: str, key: str) -> None:
@@ -314,7 +346,7 @@ def _running_executions(settings: Settings, address: ClusterAddress) -> int:
 
 def _keep_ray_logs(settings: Settings) -> None:
     """Ray's logs lie in the folder that is about to go."""
-    logs = state.run_folder(settings) / "ray" / "session_latest" / "logs"
+    logs = state.run_folder(settings.home) / "ray" / "session_latest" / "logs"
     kept = settings.logs / "ray-last-failure"
     shutil.rmtree(kept, ignore_errors=True)
     if logs.is_dir():

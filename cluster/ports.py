@@ -113,7 +113,7 @@ def _ephemeral_start() -> int:
 
 
 def _replica_port() -> int:
-    for first in _FIRST_REPLICA_PORTS:
+    for first in random.Random(os.urandom(8)).sample(_FIRST_REPLICA_PORTS, len(_FIRST_REPLICA_PORTS)):
         if all(is_free(LOOPBACK, port) for port in range(first, first + 10)):
             return first
     raise Unavailable("There is no free stretch of ports from 30000 to 32000. Name one in AGENTFLOW_REPLICA_PORT.")

@@ -9,7 +9,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Protocol, Self
 
-from agentflow.cluster.render import clean, one_line, seconds_text
+from agentflow.cluster.render import clean, counted, one_line, seconds_text
 
 if TYPE_CHECKING:
     from agentflow.client import Event
@@ -130,7 +130,7 @@ class Lines:
         if step.skipped:
             self._say(event.at, f"{name}: skipped")
         elif event.kind == "step.expanded":
-            self._say(event.at, f"{name}: {step.total} items")
+            self._say(event.at, f"{name}: {counted(step.total or 0, 'item')}")
         elif step.total == 1 and event.kind == "step.scheduled" and event.body.get("attempt") == 1:
             self._say(event.at, f"{name}: started")
         elif event.kind == "step.completed" and step.total:

@@ -30,7 +30,7 @@ from pathlib import Path
 import psutil
 
 from agentflow.cluster.ports import LOOPBACK, REPLICA_PORTS, Ports
-from agentflow.cluster.state import write_private
+from agentflow.cluster.state import run_folder, write_private
 from agentflow.errors import ClusterDown, Unavailable
 from agentflow.settings import CLIENT_VARIABLES, PREFIX, Settings
 
@@ -144,19 +144,51 @@ def tail(log: Path, size: int = 2_000) -> str:
 
 
 def processes(home: Path) -> list[psutil.Process]:
-    """Every living process of this home's cluster, whoever its parent is now; not this process and not those it runs under."""
+    """Every living process of this home's cluster, whoever its parent is now; not this process and not those it runs under.
+
+    Known by the mark in the environment. Some of Ray's (the dashboard's modules) write their title over their environment:
+    these are children of a marked one, or named ray… with a file open in the cluster's own folder.
+    """
     spared = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     entry = f"{MARK}={home}".encode()
-    found = []
+    folder = f"{run_folder(home)}/"
+    found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
-        try:
-            if process.pid in spared or entry not in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0"):
-                continue
-            if process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (OSError, psutil.Error):
-            continue
-    return found
+        with suppress(OSError, psutil.Error):
+            marked = entry in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+            if marked or (process.name().startswith("ray") and _has_open(process.pid, folder)):
+                found[process.pid] = process
+                found |= {child.pid: child for child in process.children(recursive=True)}
+    return [process for pid, process in found.items() if pid not in spared and _lives(process)]
+
+
+def restart_gcs(raylet_pid: int, command: tuple[str, ...], *, log: Path) -> None:
+    """Start a killed gcs_server again: it finds everything in its RocksDB, and raylet and workers find it at its old port.
+
+    They wait a minute for it, so this must come sooner. Raises Unavailable when raylet is gone meanwhile.
+    """
+    try:
+        lines = Path(f"/proc/{raylet_pid}/environ").read_bytes().split(b"\0")
+    except OSError as error:
+        raise Unavailable(f"Ray's raylet is gone: {error}") from error
+    env = dict(line.decode("utf-8", "surrogateescape").split("=", 1) for line in lines if b"=" in line)
+    with log.open("ab") as output:
+        # through a shell that ends at once: it must not be our child, or it would stay as our zombie
+        arguments = ["/bin/sh", "-c", '"$@" &', "sh", *command]
+        subprocess.run(
+            arguments, env=env, cwd="/", stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, check=True
+        )
+
+
+def _has_open(pid: int, folder: str) -> bool:
+    return any(os.readlink(entry).startswith(folder) for entry in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def core_pids(home: Path) -> dict[str, int]:
@@ -177,23 +209,20 @@ def end_all(home: Path) -> int:
     found = processes(home)
     for process in found:
         _signal(process, kill=False)
-    _wait_gone(home, TERMINATE_GRACE_S)
+    deadline = time.monotonic() + TERMINATE_GRACE_S
+    while time.monotonic() < deadline and any(_lives(process) for process in found):
+        time.sleep(0.05)
     deadline = time.monotonic() + KILL_TIMEOUT_S
-    while (left := processes(home)) and time.monotonic() < deadline:
-        for process in left:  # again and again: one that was just killed may have started another
+    # again and again: one that is killed here may just have started another
+    while (left := [*filter(_lives, found), *processes(home)]) and time.monotonic() < deadline:
+        for process in left:
             _signal(process, kill=True)
         time.sleep(0.05)
     if left:
-        raise Unavailable(f"These processes of the cluster do not end: {[process.pid for process in left]}. Whose are they? See `ps`.")
+        raise Unavailable(f"These processes of the cluster do not end: {sorted({process.pid for process in left})}. See `ps`.")
     return len(found)
 
 
 def _signal(process: psutil.Process, *, kill: bool) -> None:
     with suppress(psutil.Error):  # gone meanwhile
         process.kill() if kill else process.terminate()
-
-
-def _wait_gone(home: Path, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline and processes(home):
-        time.sleep(0.05)

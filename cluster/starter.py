@@ -20,6 +20,8 @@ from agentflow.cluster import ray_head
 from agentflow.errors import AgentFlowError, ClusterDown
 from agentflow.settings import Settings
 
+KEEPER_TIMEOUT_S = 60.0
+
 
 class Starter:
     """The parent's side. `close` ends the process if it still runs."""
@@ -93,10 +95,11 @@ def main() -> int:
     try:
         settings, app_dir, database_url = Settings(**order["settings"]), Path(order["app_dir"]), order["database_url"]
         ray.init(namespace=NAMESPACE, log_to_driver=False)  # the address and the token are in the environment
-        if settings.database_url is None:
-            remote.create_database_keeper(settings.home)
+        keeper = remote.create_database_keeper(settings.home) if settings.database_url is None else None
         remote.start_actors(settings, app_dir, database_url=database_url)
         deploy(settings, app_dir, database_url=database_url)
+        if keeper is not None:  # Ray drops even a detached actor that has no process yet when the driver that made it ends
+            ray.get(keeper.restart_count.remote(), timeout=KEEPER_TIMEOUT_S)
     except AgentFlowError as error:
         failure = {"code": error.code, "message": error.message}
     except Exception as error:  # noqa: BLE001  the top of this process: the parent shows it

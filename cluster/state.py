@@ -40,6 +40,8 @@ class ClusterAddress:
     run_folder: str
     pids: Mapping[str, int]
     """gcs_server and raylet; without both the cluster is dead."""
+    gcs_command: tuple[str, ...]
+    """How gcs_server was started; the very same brings it back with all it knew."""
     listeners: tuple[Listener, ...]
     app_dir: str
     key_file: str
@@ -62,6 +64,7 @@ def read_address(settings: Settings) -> ClusterAddress | None:
     try:
         found: dict[str, Any] = json.loads(settings.cluster_file.read_text("utf-8"))
         found["listeners"] = tuple(Listener(**listener) for listener in found["listeners"])
+        found["gcs_command"] = tuple(found["gcs_command"])
         found["started_at"] = datetime.fromisoformat(found["started_at"])
         return ClusterAddress(**found)
     except FileNotFoundError:
@@ -112,15 +115,15 @@ def secret_of(path: Path) -> str:
     return secret
 
 
-def run_folder(settings: Settings) -> Path:
+def run_folder(home: Path) -> Path:
     """For sockets: Ray and HAProxy append up to 86 characters, and a socket's path may have 107, so it cannot be in the home."""
-    digest = hashlib.blake2b(f"{os.geteuid()}:{settings.home}".encode(), digest_size=6).hexdigest()
+    digest = hashlib.blake2b(f"{os.geteuid()}:{home}".encode(), digest_size=6).hexdigest()
     return Path("/tmp") / f"af-{digest}"
 
 
 def make_run_folder(settings: Settings) -> Path:
     """An empty one that only we can enter. Raises Unavailable when somebody else put something in its place."""
-    folder = run_folder(settings)
+    folder = run_folder(settings.home)
     remove_run_folder(settings)
     try:
         folder.mkdir(mode=0o700)  # fails if anything is there, a link included
@@ -130,7 +133,7 @@ def make_run_folder(settings: Settings) -> Path:
 
 
 def remove_run_folder(settings: Settings) -> None:
-    folder = run_folder(settings)
+    folder = run_folder(settings.home)
     if not folder.is_symlink() and folder.exists() and folder.stat().st_uid == os.geteuid():
         shutil.rmtree(folder, ignore_errors=True)
 

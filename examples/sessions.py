@@ -1,6 +1,6 @@
 """Sessions from a driver: two people talk to one agent, each in a session of their own. Starts a cluster for itself, and stops it.
 
-    python examples/sessions.py
+python examples/sessions.py
 """
 
 from __future__ import annotations

@@ -42,6 +42,7 @@ install() {
 
 python_ready() {
     command -v "$PYTHON" >/dev/null 2>&1 || stop "there is no '$PYTHON'." "Install Python 3.11 or newer (Debian, Ubuntu: apt-get install python3), or name one: make PYTHON=python3.12 ..."
+    "$PYTHON" --version >/dev/null 2>&1 || stop "'$PYTHON' does not run." "Name another one: make PYTHON=python3.12 ..."
     "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         stop "$("$PYTHON" --version) is too old: AgentFlow needs 3.11 or newer." "Install a newer one and name it: make PYTHON=python3.12 ..."
 }

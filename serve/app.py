@@ -15,10 +15,10 @@ from agentflow.serve.auth import Authenticator
 from agentflow.serve.boundary import BodyLimit, Boundary
 from agentflow.serve.commands import CommandQueue
 from agentflow.serve.definitions import Definitions
+from agentflow.serve.description import described
 from agentflow.serve.feed import ChangeFeed
 from agentflow.serve.intake import Intake
 from agentflow.serve.metrics import ReplicaMetrics
-from agentflow.serve.openapi import described
 from agentflow.serve.readiness import Readiness
 from agentflow.serve.routes import agents, events, executions, operations, sessions, workflows
 from agentflow.serve.services import Services
@@ -83,9 +83,11 @@ async def _loops(api: Api) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # Again and again: in Python 3.11 `asyncio.wait_for`, which a link may use, drops a cancellation that comes with its result.
+        while pending := [task for task in tasks if not task.done()]:
+            for task in pending:
+                task.cancel()
+            await asyncio.wait(pending, timeout=0.5)
 
 
 async def _forever(name: str, run: Callable[[], Awaitable[None]]) -> None:

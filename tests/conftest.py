@@ -44,6 +44,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _tier(item: pytest.Item) -> tuple[bool, bool, int]:
     folder = item.path.relative_to(TESTS).parts[0]
+    if folder not in TIERS:
+        raise pytest.UsageError(f"{item.path} is in no tier: tests stand in tests/{{{','.join(TIERS)}}}")
     if "cluster" in getattr(item, "fixturenames", ()) and item.get_closest_marker("ray") is None:
         item.add_marker(pytest.mark.ray)
     return item.get_closest_marker("chaos") is not None, item.get_closest_marker("ray") is not None, TIERS.index(folder)
@@ -155,7 +157,7 @@ def _run(url: str, statement: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RunningCluster:
-    """The session's local cluster, with the example application. Tests that stop or break it start one of their own."""
+    """The session's local cluster, with the example application and tests/app. Tests that stop or break it start one of their own."""
 
     settings: Settings
     address: ClusterAddress
@@ -171,8 +173,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster
     """Made by `up` at the first use, ended by `down` when the session ends. Mark such tests with `ray`."""
     from agentflow.cluster import local
 
+    app_dir = tmp_path_factory.mktemp("app")
+    for folder in (EXAMPLE, TESTS / "app"):
+        shutil.copytree(folder, app_dir, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     settings = Settings(home=tmp_path_factory.mktemp("cluster") / "home", port=0, dashboard_port=0)
-    address = local.up(settings, app_dir=EXAMPLE, progress=print)
+    address = local.up(settings, app_dir=app_dir, progress=print)
     try:
         yield RunningCluster(settings, address, settings.key_file.read_text().strip())
     finally:

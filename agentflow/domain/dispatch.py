@@ -60,7 +60,8 @@ class Dispatch:
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """`session_state`: JSON bytes of the session's new state, None when the step has no session or did not change it."""
+    """`session_state`: JSON bytes of the session's new state, None when the step has no session or did not change it.
+    `session_version`: of the state that it began with; None without a session."""
 
     dispatch_id: str
     execution_id: str
@@ -68,6 +69,7 @@ class StepDone:
     started_at: datetime
     value: bytes
     session_state: bytes | None = None
+    session_version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

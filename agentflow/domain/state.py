@@ -33,6 +33,8 @@ class StepState:
     # remembered
     dispatch_id: str = ""
     """The one sending whose results are taken; empty until it is dispatched by this supervisor."""
+    deadline: datetime | None = None
+    """When the supervisor ends the attempt of an agent that hangs; None until the dispatch has gone to it."""
 
 
 @dataclass(slots=True)
@@ -63,9 +65,9 @@ class ExecutionState:
     # remembered
     planner_memory: Any = None
     backlog: deque[Any] = field(default_factory=deque)
-    """Steps that the planner has released and the concurrency limit holds back (ports.PlanStep)."""
+    """Steps that the planner has released, or whose retry is due, and that the concurrency limit holds back (ports.PlanStep)."""
     timers: list[tuple[datetime, str, int]] = field(default_factory=list)
-    """Heap of (when, step key or "" for the execution, attempt); entries that no longer apply are skipped."""
+    """Heap of (when, step key or "" for the execution, attempt): retries and deadlines. Entries that no longer apply are skipped."""
     written_status: ExecutionStatus | None = None
     """The status in the projection."""
 

@@ -97,10 +97,10 @@ class AgentRunner:
         return StepError(dispatch.dispatch_id, dispatch.execution_id, dispatch.step, started_at, failure)
 
     def _done(self, dispatch: Dispatch, started_at: datetime, value: bytes, before: bytes, after: bytes) -> StepDone:
-        changed = None
-        if dispatch.session is not None and after != before:
-            changed = after
-        return StepDone(dispatch.dispatch_id, dispatch.execution_id, dispatch.step, started_at, value, changed)
+        if dispatch.session is None:
+            return StepDone(dispatch.dispatch_id, dispatch.execution_id, dispatch.step, started_at, value)
+        changed, version = after if after != before else None, dispatch.session.version
+        return StepDone(dispatch.dispatch_id, dispatch.execution_id, dispatch.step, started_at, value, changed, version)
 
     async def _session_state(self, dispatch: Dispatch) -> bytes:
         """The state that the step starts from. Waits while the store cannot be reached. Raises SessionMoved."""

@@ -128,7 +128,7 @@ def decide(state: ExecutionState, command: EngineCommand, now: datetime, rules: 
 
 def next_wake(state: ExecutionState) -> datetime | None:
     """When the next timer that still applies is due. Entries that no longer apply are dropped on the way."""
-    while state.timers and not _applies(state, *state.timers[0][1:]):
+    while state.timers and not _applies(state, *state.timers[0]):
         heapq.heappop(state.timers)
     return state.timers[0][0] if state.timers else None
 
@@ -141,11 +141,26 @@ def status_to_write(state: ExecutionState, now: datetime) -> ExecutionStatus:
     return ExecutionStatus.WAITING if wake is None or wake - now > SHORT_WAIT else ExecutionStatus.RUNNING
 
 
-def _applies(state: ExecutionState, key: str, attempt: int) -> bool:
+def begin_clock(state: ExecutionState, key: str, timeout: timedelta, now: datetime) -> None:
+    """The dispatch of a step goes to its agent now: should that hang, the attempt is ended `TIMEOUT_GRACE` after its own clock.
+
+    Only agents need this second clock (a tool actor runs nobody's code in its loop), and only from here on: what waited for a
+    session, an actor or a place in a mailbox was not the attempt's time. Sending the same dispatch again changes nothing.
+    """
+    step = state.steps[key]
+    if step.deadline is None:
+        step.deadline = now + timeout + TIMEOUT_GRACE
+        heapq.heappush(state.timers, (step.deadline, key, step.attempt))
+
+
+def _applies(state: ExecutionState, at: datetime, key: str, attempt: int) -> bool:
+    """An attempt may have left timers behind that are not its own any more: a crash begins its clock anew, a retry's delay has none."""
     if not key:
         return True
     step = state.steps.get(key)
-    return step is not None and step.attempt == attempt and step.status in (StepStatus.SCHEDULED, StepStatus.RETRYING)
+    if step is None or step.attempt != attempt:
+        return False
+    return at == (step.deadline if step.status is StepStatus.SCHEDULED else step.retry_at if step.status is StepStatus.RETRYING else None)
 
 
 class _Draft:
@@ -159,16 +174,21 @@ class _Draft:
         evolve(self.state, Line(self.state.seq + 1, self.now, event))
         self.decision.events.append(event)
 
+    @property
+    def full(self) -> bool:
+        """No line more than what it takes to end: a command adds at most two before it looks here."""
+        return self.state.seq >= self.rules.limits.execution_events - 2
+
     def definition(self, key: str) -> StepDefinition:
         return self.rules.workflow.step(split_key(key)[0])
 
     # ------------------------------------------------------------------ going on
 
     def advance(self) -> None:
-        """Plan and schedule until nothing more can be done now."""
+        """Plan and schedule until nothing more can be done now, or the journal is full."""
         state = self.state
         while not state.status.ended:
-            if state.seq >= self.rules.limits.execution_events - 2:
+            if self.full:
                 limit = self.rules.limits.execution_events
                 self.fail(Failure.of("event_limit", f"the journal of this execution reached its limit of {limit} events", retryable=False))
                 return
@@ -180,6 +200,8 @@ class _Draft:
     def plan(self) -> bool:
         moved = False
         for step in self.rules.planner.next(self.state):
+            if self.full:
+                return True
             if isinstance(step, PlanStep):
                 self.state.backlog.append(step)
             elif isinstance(step, PlanExpand):
@@ -199,19 +221,20 @@ class _Draft:
     def schedule(self) -> bool:
         """Start what the concurrency limit lets start. True when the journal is full, so that `advance` must end it."""
         state = self.state
-        room = self.rules.limits.execution_events - 2
         while state.backlog and state.in_flight < self.rules.workflow.config.concurrency:
-            if state.seq >= room:
+            if self.full:
                 return True
-            step: PlanStep = state.backlog.popleft()
-            if step.key in state.steps:
+            planned: PlanStep = state.backlog.popleft()
+            step = state.steps.get(planned.key)
+            if step is not None and step.status is not StepStatus.RETRYING:
                 continue
+            attempt = 1 if step is None else step.attempt + 1
             try:
-                outgoing = self.outgoing(step.key, 1)
+                outgoing = self.outgoing(planned.key, attempt)
             except ExpressionError as error:
-                self.fail_step(step.key, 1, Failure.of("expression_error", str(error), retryable=False))
+                self.fail_step(planned.key, attempt, Failure.of("expression_error", str(error), retryable=False))
                 return False
-            self.record(ev.StepScheduled(step.key, 1))
+            self.record(ev.StepScheduled(planned.key, attempt))
             self.send(outgoing)
         return False
 
@@ -229,14 +252,9 @@ class _Draft:
         return Outgoing(key, attempt, "agent", binding.uses, body, need.cpu, need.memory_bytes, definition.timeout, session)
 
     def send(self, outgoing: Outgoing) -> None:
-        self.state.steps[outgoing.step].dispatch_id = ""
-        self.watch(outgoing, self.now)
+        step = self.state.steps[outgoing.step]
+        step.dispatch_id, step.deadline = "", None
         self.decision.dispatches.append(outgoing)
-
-    def watch(self, outgoing: Outgoing, since: datetime) -> None:
-        """A tool actor runs nobody's code in its loop, and its queue is not the call's time; only agents need a second clock."""
-        if outgoing.timeout is not None and outgoing.kind == "agent":
-            self.timer(since + outgoing.timeout + TIMEOUT_GRACE, outgoing.step, outgoing.attempt)
 
     def timer(self, at: datetime, key: str, attempt: int) -> None:
         heapq.heappush(self.state.timers, (at, key, attempt))
@@ -382,14 +400,14 @@ def _effect(draft: _Draft, report: EffectReport) -> bool:
 
 def _delay(draft: _Draft, command: Delay) -> bool:
     step = draft.state.steps.get(command.step)
-    if step is not None and step.status is StepStatus.SCHEDULED:
+    if step is not None and step.status is StepStatus.SCHEDULED and draft.state.seq < draft.rules.limits.execution_events - 3:
         draft.record(ev.StepDelayed(command.step, step.attempt, command.message))
     return False
 
 
 def _wake(draft: _Draft, command: Wake) -> bool:
     state = draft.state
-    while not state.status.ended and (due := next_wake(state)) is not None and due <= draft.now:
+    while not state.status.ended and not draft.full and (due := next_wake(state)) is not None and due <= draft.now:
         _, key, attempt = heapq.heappop(state.timers)
         if not key:
             timeout = draft.rules.workflow.config.timeout
@@ -397,8 +415,7 @@ def _wake(draft: _Draft, command: Wake) -> bool:
             return False
         step = state.steps[key]
         if step.status is StepStatus.RETRYING:
-            draft.record(ev.StepScheduled(key, attempt + 1))
-            draft.send(draft.outgoing(key, attempt + 1))
+            state.backlog.append(PlanStep(*split_key(key)))
         else:
             if step.dispatch_id:
                 draft.decision.revoked.append(step.dispatch_id)
@@ -411,9 +428,7 @@ def _resume(draft: _Draft, command: Resume) -> bool:
     _arm(draft)
     for key, step in draft.state.steps.items():
         if step.status is StepStatus.SCHEDULED:
-            outgoing = draft.outgoing(key, step.attempt)
-            draft.watch(outgoing, step.scheduled_at or draft.now)
-            draft.decision.dispatches.append(outgoing)
+            draft.decision.dispatches.append(draft.outgoing(key, step.attempt))
         elif step.status is StepStatus.RETRYING and step.retry_at is not None:
             draft.timer(step.retry_at, key, step.attempt)
     return True

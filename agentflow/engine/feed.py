@@ -36,7 +36,8 @@ class Feed:
         if position == self._end:
             self._news.clear()
             try:
-                await asyncio.wait_for(self._news.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await self._news.wait()
             except TimeoutError:
                 return Changes(cursor, ())
         start = self._end - len(self._lines)

@@ -61,7 +61,9 @@ class GroupCommit(Generic[E]):
     def __init__(self, journal: Journal, outcomes: Outcomes[E], tokens: Callable[[], Mapping[int, int]]) -> None:
         self._journal, self._outcomes, self._tokens = journal, outcomes, tokens
         self._queue: list[Batch] = []
+        self._under_way: Batch | None = None
         self._wanted = asyncio.Event()
+        self._ended = False
         self.unreachable_since: str = ""
         """What PostgreSQL last said, while it cannot be reached; empty when all is well."""
 
@@ -73,18 +75,26 @@ class GroupCommit(Generic[E]):
         batch.entries.append(entry)
         batch.events += len(entry.append.events)
         batch.size_bytes += sum(len(getattr(event, "value", b"")) for event in entry.append.events)
+        batch.size_bytes += len(entry.append.session.state) if entry.append.session is not None else 0
+        if self._ended:
+            self._resolve(batch, committed=False)
         self._wanted.set()
         return batch.done
 
     async def run(self) -> None:
-        """Commit for ever. Ends only by cancellation or when fenced."""
-        while True:
-            await self._wanted.wait()
-            self._wanted.clear()
-            while self._queue:
-                batch = self._queue.pop(0)
-                if not await self._commit(batch):
-                    return
+        """Commit for ever. Ends only by cancellation or when fenced; whoever still waits then is told that nobody knows."""
+        try:
+            while True:
+                await self._wanted.wait()
+                self._wanted.clear()
+                while self._queue:
+                    self._under_way = self._queue.pop(0)
+                    if not await self._commit(self._under_way):
+                        return
+        finally:
+            self._ended = True
+            for batch in (*filter(None, [self._under_way]), *self._queue):
+                self._resolve(batch, committed=False)
 
     async def _commit(self, batch: Batch) -> bool:
         delay_s = RETRY_FIRST_S

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,6 +21,7 @@ INLINE_WAIT_S = 0.005
 REPORT_ITEMS = 512
 REPORT_BYTES = 80 << 10
 RETRY_FIRST_S, RETRY_MAX_S = 0.1, 3.0
+FORGOTTEN_IDS = 10_000
 
 Record = Callable[[RecordedEffect], Awaitable[None]]
 
@@ -59,6 +61,8 @@ class Mailbox:
         self._running: dict[str, _Running] = {}
         self._ended: dict[str, StepDone | StepError] = {}
         self._attempts: dict[str, int] = {}
+        self._forgotten: OrderedDict[str, None] = OrderedDict()
+        """Dispatches that were acknowledged or cancelled: one of them that comes late must not start again."""
         self._to_report: list[StepDone | StepError] = []
         self._effects: list[tuple[EffectReport, asyncio.Future[None]]] = []
         self._reporting: asyncio.Task[None] | None = None
@@ -73,19 +77,28 @@ class Mailbox:
         for dispatch in dispatches:
             if dispatch.dispatch_id in self._ended:
                 results.append(self._ended[dispatch.dispatch_id])
+            elif dispatch.dispatch_id in self._forgotten:
+                results.append(_late(dispatch))
             elif dispatch.dispatch_id in self._running:
                 continue
             elif len(self._running) >= self._limit:
                 refused.append(dispatch.dispatch_id)
             else:
                 started.append(self._start(dispatch))
-        if started:
-            await asyncio.wait([running.task for running in started], timeout=INLINE_WAIT_S)
-        for running in started:
-            running.inline = False
-            result = self._ended.get(running.dispatch.dispatch_id)
-            if result is not None:
-                results.append(result)
+        answered = False
+        try:
+            if started:
+                await asyncio.wait([running.task for running in started], timeout=INLINE_WAIT_S)
+            answered = True
+        finally:
+            for running in started:
+                running.inline = False
+                result = self._ended.get(running.dispatch.dispatch_id)
+                if result is not None and answered:
+                    results.append(result)
+                elif result is not None:
+                    self._to_report.append(result)  # nobody waits for this answer any more
+                    self._wake_reporter()
         return results, refused
 
     def cancel(self, dispatch_ids: Sequence[str]) -> None:
@@ -132,6 +145,13 @@ class Mailbox:
         except Superseded:
             self._running.pop(dispatch.dispatch_id, None)
             return
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # nobody cancelled the step: its own code raised this, or awaited something that was cancelled
+            failure = Failure.of("cancelled_error", f"the step's code ended by CancelledError: {error}")
+            result = StepError(dispatch.dispatch_id, dispatch.execution_id, dispatch.step, started_at, failure)
         except Exception as error:
             logger.exception("running step %s of execution %s failed outside its own code", dispatch.step, dispatch.execution_id)
             failure = Failure.of("internal", f"{type(error).__name__}: {error}")
@@ -148,6 +168,9 @@ class Mailbox:
     def _forget(self, dispatch_id: str) -> None:
         self._ended.pop(dispatch_id, None)
         self._attempts.pop(dispatch_id, None)
+        self._forgotten[dispatch_id] = None
+        if len(self._forgotten) > FORGOTTEN_IDS:
+            self._forgotten.popitem(last=False)
 
     # ------------------------------------------------------------------ reporting
 
@@ -165,8 +188,9 @@ class Mailbox:
     async def _report_all(self) -> None:
         """One call in flight; what comes meanwhile goes with the next."""
         delay_s = RETRY_FIRST_S
+        most = REPORT_ITEMS
         while self._to_report or self._effects:
-            results, effects = self._take()
+            results, effects = self._take(most)
             try:
                 superseded = set(await self._report(self._name, results, [report for report, _ in effects]))
             except Unavailable as error:
@@ -176,9 +200,13 @@ class Mailbox:
                 await asyncio.sleep(delay_s)
                 delay_s = min(RETRY_MAX_S, delay_s * 2)
                 continue
-            except AgentFlowError:
-                logger.exception("the supervisor refused a report")
-                await asyncio.sleep(RETRY_MAX_S)
+            except AgentFlowError as error:
+                # something in it cannot be sent or taken: one by one, so that only that one suffers
+                logger.error("a report of %d items is refused: %s", len(results) + len(effects), error)
+                if len(results) + len(effects) > 1:
+                    self._to_report, self._effects, most = results + self._to_report, effects + self._effects, 1
+                else:
+                    self._refused(results, effects, error)
                 continue
             delay_s = RETRY_FIRST_S
             for result in results:
@@ -192,17 +220,37 @@ class Mailbox:
                     done.set_result(None)
             self.cancel([dispatch_id for dispatch_id in superseded if dispatch_id in self._running])
 
-    def _take(self) -> tuple[list[StepDone | StepError], list[tuple[EffectReport, asyncio.Future[None]]]]:
+    def _refused(
+        self, results: Sequence[StepDone | StepError], effects: Sequence[tuple[EffectReport, asyncio.Future[None]]], error: AgentFlowError
+    ) -> None:
+        """This one item can never be reported: the step fails by it."""
+        for _, done in effects:
+            if not done.done():
+                done.set_exception(error)
+        for result in results:
+            failure = Failure.of(error.code, f"the result cannot be reported: {error}", retryable=False)
+            instead = StepError(result.dispatch_id, result.execution_id, result.step, result.started_at, failure)
+            if result.dispatch_id in self._ended and instead != result:
+                self._ended[result.dispatch_id] = instead
+                self._to_report.insert(0, instead)
+
+    def _take(self, most: int) -> tuple[list[StepDone | StepError], list[tuple[EffectReport, asyncio.Future[None]]]]:
         size = 0
         results: list[StepDone | StepError] = []
         effects: list[tuple[EffectReport, asyncio.Future[None]]] = []
-        while self._effects and len(effects) < REPORT_ITEMS and (not effects or size < REPORT_BYTES):
+        while self._effects and len(effects) < most and (not effects or size < REPORT_BYTES):
             effects.append(self._effects.pop(0))
             size += len(effects[-1][0].effect.value) + 300
-        while self._to_report and len(results) + len(effects) < REPORT_ITEMS and (not (results or effects) or size < REPORT_BYTES):
+        while self._to_report and len(results) + len(effects) < most and (not (results or effects) or size < REPORT_BYTES):
             result = self._to_report.pop(0)
             if result.dispatch_id not in self._ended:
                 continue  # acknowledged or cancelled meanwhile
             size += len(result.value) + 300 if isinstance(result, StepDone) else 1_000
             results.append(result)
         return results, effects
+
+
+def _late(dispatch: Dispatch) -> StepError:
+    """The answer to a dispatch whose result was taken, or which was cancelled. Should it be wanted all the same, it is sent afresh."""
+    failure = Failure.of("forgotten", "the dispatch was ended already")
+    return StepError(dispatch.dispatch_id, dispatch.execution_id, dispatch.step, utc_now(), failure, crashed=True)

@@ -34,6 +34,9 @@ class Owner(Protocol):
     def ended(self, worker: str, results: Sequence[StepDone | StepError]) -> None:
         """Results that came back inline. The owner calls `acknowledge` for each when it is durable, or superseded."""
 
+    def delivering(self, dispatches: Sequence[Dispatch]) -> None:
+        """These go to their worker now; the same ones again when nobody knows whether they have come."""
+
     def crashed(self, dispatch: Dispatch, reason: str) -> None: ...
 
     def delayed(self, dispatch: Dispatch, reason: str) -> None: ...
@@ -82,7 +85,10 @@ class Roster:
         if seat is None:
             seat = self._open(need)
         self._where[dispatch.dispatch_id] = seat
-        seat.queue.append(dispatch)
+        if dispatch.dispatch_id in seat.held:
+            seat.queue.appendleft(dispatch)  # it takes no place: behind others it would wait for the one that it has itself
+        else:
+            seat.queue.append(dispatch)
         seat.idle_since = None
         self._pump(seat)
 
@@ -106,12 +112,8 @@ class Roster:
         """Cancel these where they are; nothing is expected of them any more."""
         by_seat: dict[str, tuple[Seat, list[str]]] = {}
         for dispatch_id in dispatch_ids:
-            seat = self._where.pop(dispatch_id, None)
-            if seat is None:
-                continue
-            if seat.held.pop(dispatch_id, None) is None:
-                seat.queue = deque(queued for queued in seat.queue if queued.dispatch_id != dispatch_id)
-            else:
+            seat = self._where.pop(dispatch_id, None)  # what is queued and has no place here is never delivered
+            if seat is not None and seat.held.pop(dispatch_id, None) is not None:
                 by_seat.setdefault(seat.name, (seat, []))[1].append(dispatch_id)
         for seat, ids in by_seat.values():
             self._spawn(self._cancel(seat, ids))
@@ -137,8 +139,10 @@ class Roster:
     async def adopt(self) -> None:
         """Take over the workers that an earlier life of this supervisor left."""
         for name, (need, worker) in (await self._pool.survivors()).items():
-            if need in self._seats:
-                self._spawn(self._pool.release(name))
+            known = self._seats.get(need)
+            if known is not None:  # of two for one need the first stays; a takeover that is tried again finds its own
+                if known.name != name:
+                    self._spawn(self._pool.release(name))
                 continue
             seat = Seat(name, need, self._capacity[need.kind], utc_now(), worker)
             self._seats[need] = seat
@@ -214,6 +218,11 @@ class Roster:
             except AgentFlowError as error:
                 self._refuse(seat, error)
                 return
+            except Exception as error:  # the top of this loop: nobody else would ever make this worker
+                logger.exception("worker %s did not start, for a reason that its pool does not know", seat.name)
+                seat.reason = f"{type(error).__name__}: {error}"
+                await asyncio.sleep(RETRY_MAX_S)
+                getting = asyncio.ensure_future(self._pool.acquire(seat.name, seat.need))
         seat.reason = ""
         self._spawn(self._watch(seat))
         self._pump(seat)
@@ -221,12 +230,10 @@ class Roster:
     def _refuse(self, seat: Seat, error: AgentFlowError) -> None:
         """No worker can ever be this (its code cannot be imported): every step that waits for it fails, with the reason."""
         del self._seats[seat.need]
-        failure = Failure.of(error.code, str(error), retryable=False)
-        now = utc_now()
         waiting, seat.queue = list(seat.queue), deque()
         for dispatch in waiting:
-            result = StepError(dispatch.dispatch_id, dispatch.execution_id, dispatch.step, now, failure)
-            self._owner.ended(seat.name, [result])
+            if self._where.get(dispatch.dispatch_id) is seat:
+                self._fail(seat, dispatch, error)
 
     async def _watch(self, seat: Seat) -> None:
         assert seat.worker is not None
@@ -235,15 +242,14 @@ class Roster:
             return
         logger.warning("worker %s (%s) is gone with %d steps: %s", seat.name, seat.need.uses or seat.need.kind, len(seat.held), reason)
         del self._seats[seat.need]
-        held, waiting = list(seat.held.values()), list(seat.queue)
+        held = list(seat.held.values())
+        waiting = {d.dispatch_id: d for d in seat.queue if d.dispatch_id not in seat.held and self._where.get(d.dispatch_id) is seat}
         seat.held.clear()
         seat.queue.clear()
-        for dispatch in (*held, *waiting):
+        for dispatch in (*held, *waiting.values()):
             self._where.pop(dispatch.dispatch_id, None)
-        fresh = {dispatch.dispatch_id for dispatch in held}
-        for dispatch in waiting:
-            if dispatch.dispatch_id not in fresh:
-                self.send(seat.need, dispatch)
+        for dispatch in waiting.values():
+            self.send(seat.need, dispatch)
         for dispatch in held:
             self._owner.crashed(dispatch, reason)
         if (successor := self._seats.get(seat.need)) is not None:
@@ -252,30 +258,44 @@ class Roster:
     # ------------------------------------------------------------------ calls
 
     def _pump(self, seat: Seat) -> None:
+        self._prune(seat)
         wanted = seat.queue and (len(seat.held) < seat.capacity or seat.queue[0].dispatch_id in seat.held)
         if seat.worker is not None and not seat.calling and (wanted or seat.acknowledged):
             seat.calling = True
             self._spawn(self._deliver(seat))
 
+    def _prune(self, seat: Seat) -> None:
+        """Drop from the queue's head what ended or was revoked while it waited there: delivered now, it would run again."""
+        while seat.queue and self._where.get(seat.queue[0].dispatch_id) is not seat:
+            seat.queue.popleft()
+
     async def _deliver(self, seat: Seat) -> None:
         """Calls the worker until there is nothing more to say. Never two calls at once."""
-        delay_s = RETRY_FIRST_S
+        delay_s, most = RETRY_FIRST_S, BATCH_ITEMS
         try:
             while self._seats.get(seat.need) is seat and seat.worker is not None:
-                batch = self._take(seat)
+                batch = self._take(seat, most)
                 acknowledged, seat.acknowledged = seat.acknowledged, []
                 if not batch and not acknowledged:
                     return
+                self._owner.delivering(batch)
                 try:
                     results, refused = await seat.worker.deliver(batch, acknowledged)
                 except Unavailable as error:
                     # It says nothing about the items. They go again under the same ids, which a living worker starts only once;
                     # if it is dead, `gone` says so.
                     logger.info("worker %s did not answer; its %d items go again: %s", seat.name, len(batch), error)
-                    seat.acknowledged = acknowledged + seat.acknowledged
-                    seat.queue.extendleft(d for d in reversed(batch) if seat.held.get(d.dispatch_id) is d)
+                    self._give_back(seat, batch, acknowledged)
                     await asyncio.sleep(delay_s)
                     delay_s = min(RETRY_MAX_S, delay_s * 2)
+                    continue
+                except AgentFlowError as error:
+                    # something in it cannot be sent or taken: one by one, until only that is left
+                    logger.error("worker %s refuses a delivery of %d items: %s", seat.name, len(batch), error)
+                    if len(batch) == 1:
+                        self._fail(seat, batch[0], error)
+                    self._give_back(seat, batch, acknowledged)
+                    most = 1
                     continue
                 delay_s = RETRY_FIRST_S
                 if refused:
@@ -287,11 +307,25 @@ class Roster:
         finally:
             seat.calling = False
 
-    def _take(self, seat: Seat) -> list[Dispatch]:
+    def _give_back(self, seat: Seat, batch: Sequence[Dispatch], acknowledged: list[str]) -> None:
+        """Put what was on its way back to where it came from."""
+        seat.acknowledged = acknowledged + seat.acknowledged
+        seat.queue.extendleft(d for d in reversed(batch) if seat.held.get(d.dispatch_id) is d)
+
+    def _fail(self, seat: Seat, dispatch: Dispatch, error: AgentFlowError) -> None:
+        seat.held.pop(dispatch.dispatch_id, None)
+        failure = Failure.of(error.code, str(error), retryable=False)
+        result = StepError(dispatch.dispatch_id, dispatch.execution_id, dispatch.step, utc_now(), failure)
+        self._owner.ended(seat.name, [result])
+
+    def _take(self, seat: Seat, most: int) -> list[Dispatch]:
         batch: list[Dispatch] = []
         size = 0
-        while seat.queue and len(batch) < BATCH_ITEMS:
+        while seat.queue and len(batch) < most:
             dispatch = seat.queue[0]
+            if self._where.get(dispatch.dispatch_id) is not seat:
+                seat.queue.popleft()
+                continue
             if len(seat.held) >= seat.capacity and dispatch.dispatch_id not in seat.held:
                 break
             size += len(dispatch.input) + sum(len(effect.value) for effect in dispatch.effects) + 300

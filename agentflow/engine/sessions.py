@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 
 from agentflow.engine.decide import Outgoing
@@ -15,11 +14,11 @@ Holder = tuple[str, str]
 
 @dataclass(slots=True)
 class Session:
-    """`version`: of the state in the store; None until it was read."""
+    """`version`: of the state in the store; None until it was read. `queue`: who waits, in order."""
 
     holder: Holder
     version: int | None = None
-    queue: deque[tuple[str, Outgoing]] = field(default_factory=deque)
+    queue: dict[Holder, Outgoing] = field(default_factory=dict)
 
 
 class Sessions:
@@ -30,7 +29,7 @@ class Sessions:
         self._held: dict[Holder, SessionKey] = {}
 
     def enter(self, key: SessionKey, execution_id: str, outgoing: Outgoing) -> Session | None:
-        """The session if the step may use it now; None if it was queued behind another."""
+        """The session if the step may use it now; None if it was queued behind others. A step that waits already keeps its place."""
         holder = (execution_id, outgoing.step)
         session = self._sessions.get(key)
         if session is None:
@@ -39,7 +38,7 @@ class Sessions:
             return session
         if session.holder == holder:
             return session
-        session.queue.append((execution_id, outgoing))
+        session.queue[holder] = outgoing
         return None
 
     def held_by(self, execution_id: str, step: str) -> tuple[SessionKey, Session] | None:
@@ -47,9 +46,17 @@ class Sessions:
         key = self._held.get((execution_id, step))
         return None if key is None else (key, self._sessions[key])
 
-    def leave(self, execution_id: str, step: str) -> deque[tuple[str, Outgoing]]:
-        """The step is done with its session; returns who waited, in order: all of them are to enter again."""
+    def leave(self, execution_id: str, step: str) -> tuple[str, Outgoing] | None:
+        """The step is done with its session. Returns the first of those who waited, which holds it from now on: send it, or let it leave."""
         key = self._held.pop((execution_id, step), None)
         if key is None:
-            return deque()
-        return self._sessions.pop(key).queue
+            return None
+        session = self._sessions[key]
+        if not session.queue:
+            del self._sessions[key]
+            return None
+        holder = next(iter(session.queue))
+        outgoing = session.queue.pop(holder)
+        session.holder, session.version = holder, None
+        self._held[holder] = key
+        return holder[0], outgoing

@@ -30,6 +30,7 @@ from agentflow.engine.decide import (
     Resume,
     Rules,
     Wake,
+    begin_clock,
     decide,
     next_wake,
     status_to_write,
@@ -53,6 +54,8 @@ IDLE_TICK_S = 15.0
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 3.0
 RECOVER_AT_ONCE = 200
 """Executions read back in one statement at a takeover."""
+
+LOST = "what was decided is not in the journal, or nobody knows whether it is; send the same again"
 
 RulesSource = Callable[[str, str, str, str | None], Awaitable[Rules]]
 """(tenant, workflow, version, session agent) to the rules; raises NotFound, WorkflowInvalid, StoreUnavailable. It may cache for ever."""
@@ -163,7 +166,8 @@ class Supervisor:
         for start in range(0, len(ordered), RECOVER_AT_ONCE):
             await self._read_back(ordered[start : start + RECOVER_AT_ONCE], known)
         for need, holding in found:
-            self._roster.discard(need, holding.dispatch_id)
+            if not self._is_current((holding.execution_id, holding.step, holding.attempt), holding.dispatch_id):
+                self._roster.discard(need, holding.dispatch_id)
         if running:
             logger.info("supervisor %s took over %d running executions", self.name, len(running))
 
@@ -205,15 +209,16 @@ class Supervisor:
             loaded = self._executions[command.execution_id] = Loaded(ExecutionState(command.execution_id), rules)
             self._decide(loaded, command)
             pending = loaded.pending
-            if pending is None or loaded.commit is None or not await asyncio.shield(loaded.commit):
-                raise Unavailable("the commit's outcome is unknown; send the command again")
-            if pending.rejected is None:
-                return Reply(command.execution_id, status=pending.status.value)
-            if pending.rejected.code != "exists":
+            durable = await self._durable(loaded)
+            if pending is not None and pending.rejected is not None:
+                if pending.rejected.code == "exists":
+                    return Reply(command.execution_id, existed=True)
                 return Reply(command.execution_id, error_code="journal_rejected", message=pending.rejected.message)
-            return Reply(command.execution_id, existed=True)
-        if known.commit is not None and not await asyncio.shield(known.commit):
-            raise Unavailable("the commit's outcome is unknown; send the command again")
+            if pending is None or not durable:
+                raise Unavailable(LOST)
+            return Reply(command.execution_id, status=pending.status.value)
+        if not await self._durable(known):
+            raise Unavailable(LOST)
         return Reply(command.execution_id, status=known.state.status.value, existed=True)
 
     async def _cancel(self, command: Cancel) -> Reply:
@@ -239,8 +244,8 @@ class Supervisor:
                 command.execution_id, status=status.value, error_code="conflict", message=f"the execution has ended already: {status}"
             )
         self._decide(loaded, command)
-        if loaded.commit is not None and not await asyncio.shield(loaded.commit):
-            raise Unavailable("the commit's outcome is unknown; send the command again")
+        if not await self._durable(loaded):
+            raise Unavailable(LOST)
         return Reply(command.execution_id, status=loaded.state.status.value)
 
     async def changes(self, cursor: str, wait_s: float) -> Changes:
@@ -269,7 +274,7 @@ class Supervisor:
         """Returns after the commit, with the dispatch ids that were superseded. Raises Unavailable: report again."""
         self._check_running()
         superseded: list[str] = []
-        commits: set[asyncio.Future[bool]] = set()
+        touched: dict[str, Loaded] = {}
         items: list[StepDone | StepError | EffectReport] = [*effects, *results]
         for item in items:
             if item.execution_id in self._recovering:
@@ -277,10 +282,11 @@ class Supervisor:
             loaded = self._executions.get(item.execution_id)
             if loaded is None or not self._take(loaded, item, ()):
                 superseded.append(item.dispatch_id)
-            if loaded is not None and loaded.commit is not None:
-                commits.add(loaded.commit)
-        if commits and not all(await asyncio.gather(*(asyncio.shield(commit) for commit in commits))):
-            raise Unavailable("the commit's outcome is unknown; report again")
+            if loaded is not None:
+                touched[item.execution_id] = loaded
+        # also what was superseded may only be forgotten when that which it was superseded by is durable
+        if not all([await self._durable(loaded) for loaded in touched.values()]):
+            raise Unavailable(LOST)
         for result in results:
             self._roster.forget(result.dispatch_id)
         return superseded
@@ -290,8 +296,34 @@ class Supervisor:
             loaded = self._executions.get(result.execution_id)
             if result.execution_id in self._recovering:
                 continue  # the worker keeps it; it is fetched again when the execution has been read back
-            if loaded is None or not self._take(loaded, result, (result.dispatch_id,)):
+            if loaded is None:
                 self._roster.acknowledge(result.dispatch_id)
+                continue
+            try:
+                taken = self._take(loaded, result, (result.dispatch_id,))
+            except Unavailable:
+                continue  # the dispatch is about to be sent again, under the same id, and fetches it
+            if not taken:
+                self._spawn(self._acknowledge(loaded, result.dispatch_id))
+
+    async def _acknowledge(self, loaded: Loaded, dispatch_id: str) -> None:
+        """A result that was superseded may be forgotten once that by which it was superseded is durable."""
+        if await self._durable(loaded):
+            self._roster.acknowledge(dispatch_id)
+
+    @staticmethod
+    async def _durable(loaded: Loaded) -> bool:
+        """Waits until all that was decided on it so far is committed; False when some of it was lost or left out."""
+        return (loaded.commit is None or await asyncio.shield(loaded.commit)) and not loaded.dropped
+
+    def delivering(self, dispatches: Sequence[Dispatch]) -> None:
+        for dispatch in dispatches:
+            if dispatch.timeout_s is None or dispatch.kind != "agent":
+                continue
+            loaded = self._executions.get(dispatch.execution_id)
+            if loaded is not None and self._is_current((dispatch.execution_id, dispatch.step, dispatch.attempt), dispatch.dispatch_id):
+                begin_clock(loaded.state, dispatch.step, timedelta(seconds=dispatch.timeout_s), self._now())
+                self._set_timer(loaded)
 
     def crashed(self, dispatch: Dispatch, reason: str) -> None:
         loaded = self._executions.get(dispatch.execution_id)
@@ -304,14 +336,36 @@ class Supervisor:
             self._decide(loaded, Delay(dispatch.step, reason))
 
     def _take(self, loaded: Loaded, item: StepDone | StepError | EffectReport, inline: tuple[str, ...]) -> bool:
-        """Decide on a result or record; False when it was superseded. What came inline is acknowledged after its commit."""
+        """Decide on a result or record; False when it was superseded. What came inline is acknowledged after its commit.
+
+        Raises Unavailable while the version of the session that it writes is being read.
+        """
         session: SessionWrite | None = None
+        command: StepDone | StepError | EffectReport | Crash = item
         held = self._sessions.held_by(item.execution_id, item.step)
-        if isinstance(item, StepDone) and item.session_state is not None and held is not None and held[1].version is not None:
+        if isinstance(item, StepError) and item.failure.code == "session_moved" and held is not None:
+            held[1].version = None  # what we know of it is not so: it is read before the step is sent again
+        if isinstance(item, StepDone) and item.session_version is not None and self._is_current_result(loaded, item):
+            if held is None or held[1].version is None:
+                raise Unavailable("the session's version is being read; report again")
             (_, agent, session_id), line = held
-            session = SessionWrite(agent, session_id, (line.version or 0) + 1, item.session_state)
-        decision = self._decide(loaded, item, inline=inline, session=session)
+            if line.version != item.session_version:
+                command = Crash(item.step, item.dispatch_id)  # it began with what is not the session's state any more
+            elif item.session_state is not None:
+                session = SessionWrite(agent, session_id, item.session_version + 1, item.session_state)
+        decision = self._decide(loaded, command, inline=inline, session=session)
         return decision is None or not decision.superseded
+
+    @staticmethod
+    def _is_current_result(loaded: Loaded, item: StepDone) -> bool:
+        step = loaded.state.steps.get(item.step)
+        return step is not None and step.status is StepStatus.SCHEDULED and step.dispatch_id == item.dispatch_id
+
+    def _is_current(self, place: tuple[str, str, int], dispatch_id: str) -> bool:
+        """True when `dispatch_id` is the one sending of that step (execution, step, attempt) whose result is wanted."""
+        loaded = self._executions.get(place[0])
+        step = None if loaded is None else loaded.state.steps.get(place[1])
+        return step is not None and step.status is StepStatus.SCHEDULED and (step.attempt, step.dispatch_id) == (place[2], dispatch_id)
 
     # ------------------------------------------------------------------ deciding
 
@@ -325,7 +379,7 @@ class Supervisor:
             decision = decide(state, command, now, loaded.rules)
         except Exception as error:  # one execution that trips over a bug must not stop the shard
             logger.exception("deciding on %s for execution %s failed", type(command).__name__, state.execution_id)
-            self._drop({state.execution_id}, fail_with=f"internal error while deciding: {type(error).__name__}: {error}")
+            self._drop([state.execution_id], fail_with=f"internal error while deciding: {type(error).__name__}: {error}")
             return None
         if not decision.events:
             self._let_out(loaded, decision)
@@ -367,8 +421,7 @@ class Supervisor:
             state, loaded = pending.loaded.state, pending.loaded
             last_seq = pending.append.first_seq + len(pending.append.events) - 1
             self._feed.add(Change(state.execution_id, last_seq, pending.status.value))
-            if self._observer is not None:
-                self._observer(state, loaded.rules, pending.decision, pending.append.at)
+            self._observe(pending)
             if loaded.dropped:
                 continue
             for dispatch_id in pending.inline:
@@ -378,8 +431,16 @@ class Supervisor:
             if done and last_seq == state.seq and self._executions.get(state.execution_id) is loaded:
                 del self._executions[state.execution_id]
 
+    def _observe(self, pending: Pending) -> None:
+        if self._observer is None:
+            return
+        try:
+            self._observer(pending.loaded.state, pending.loaded.rules, pending.decision, pending.append.at)
+        except Exception:  # what counts must never stop what is counted
+            logger.exception("counting a commit of execution %s failed", pending.append.execution_id)
+
     def lost(self, entries: Sequence[Pending], error: AgentFlowError) -> None:
-        self._drop({pending.loaded.state.execution_id for pending in entries})
+        self._drop([pending.loaded.state.execution_id for pending in entries if not pending.dropped])
 
     def fenced(self) -> None:
         self._state = "fenced"
@@ -398,12 +459,12 @@ class Supervisor:
             return
         logger.error("the journal refused an append of execution %s: %s %s", execution_id, refusal.code, refusal.message)
         self._drop(
-            {execution_id},
+            [execution_id],
             fail_with=refusal.message if refusal.code == "content" else "",
             afresh=refusal.code == "session_moved",
         )
 
-    def _drop(self, execution_ids: set[str], *, fail_with: str = "", afresh: bool = False) -> None:
+    def _drop(self, execution_ids: Sequence[str], *, fail_with: str = "", afresh: bool = False) -> None:
         """Throw these out of memory, read them back, decide again. With `fail_with` they are failed instead.
 
         What was dispatched keeps its dispatch id, so that it is fetched and not run again; `afresh` sends it anew.
@@ -417,19 +478,21 @@ class Supervisor:
             loaded.dropped = True
             dropped.append(loaded)
             for key, step in loaded.state.steps.items():
-                if step.dispatch_id and not afresh:
+                if step.dispatch_id:
                     known[(execution_id, key, step.attempt)] = step.dispatch_id
-        ids = {loaded.state.execution_id for loaded in dropped}
-        self._recovering |= ids
+        if afresh or fail_with:
+            self._roster.revoke(list(known.values()))
+            known = {}
+        self._recovering.update(loaded.state.execution_id for loaded in dropped)
         self._spawn(self._recover(dropped, known, fail_with))
 
     async def _recover(self, dropped: Sequence[Loaded], known: KnownDispatches, fail_with: str) -> None:
         ids = [loaded.state.execution_id for loaded in dropped]
         # the sessions they hold stay theirs, but what version they are at is known to the store only
-        held = [(loaded, key) for loaded in dropped for key in loaded.state.steps if self._sessions.held_by(loaded.state.execution_id, key)]
-        for loaded, key in held:
-            if (found := self._sessions.held_by(loaded.state.execution_id, key)) is not None:
-                found[1].version = None
+        for loaded in dropped:
+            for key in loaded.state.steps:
+                if (held := self._sessions.held_by(loaded.state.execution_id, key)) is not None:
+                    held[1].version = None
 
         async def work() -> None:
             if fail_with:
@@ -441,11 +504,14 @@ class Supervisor:
             await self._until_reachable("reading executions back", work)
         finally:
             self._recovering.difference_update(ids)
-        for loaded, key in held:
+        # what the journal has ended is not wanted from its worker any more
+        self._roster.revoke([dispatch_id for place, dispatch_id in known.items() if not self._is_current(place, dispatch_id)])
+        for loaded in dropped:
             back = self._executions.get(loaded.state.execution_id)
-            step = None if back is None else back.state.steps.get(key)
-            if step is None or step.status is not StepStatus.SCHEDULED:
-                self._leave_session(loaded.state.execution_id, key)
+            for key in loaded.state.steps:
+                step = None if back is None else back.state.steps.get(key)
+                if step is None or step.status is not StepStatus.SCHEDULED:
+                    self._leave_session(loaded.state.execution_id, key)
 
     async def _read_and_fail(self, execution_ids: Sequence[str], message: str) -> None:
         for execution_id, lines in (await self._journal.load(execution_ids)).items():
@@ -460,7 +526,10 @@ class Supervisor:
 
         A step that is `known` to be dispatched keeps that id: sending it again starts nothing where it is held.
         """
-        for execution_id, lines in (await self._journal.load(execution_ids)).items():
+        found = await self._journal.load(execution_ids)
+        for execution_id in execution_ids:  # in this order, which is that of sessions
+            if (lines := found.get(execution_id)) is None:
+                continue
             try:
                 state = replay(execution_id, lines)
                 if state.status.ended or execution_id in self._executions:
@@ -491,22 +560,26 @@ class Supervisor:
             self._roster.revoke(decision.revoked)
         for key in decision.settled:
             self._leave_session(state.execution_id, key)
+        self._set_timer(loaded)
+
+    def _set_timer(self, loaded: Loaded) -> None:
+        state = loaded.state
         wake = next_wake(state)
         if wake is not None and not state.status.ended and (loaded.wake is None or wake < loaded.wake):
             loaded.wake = wake
             heapq.heappush(self._timers, (wake, state.execution_id))
 
+    @staticmethod
+    def _is_wanted(loaded: Loaded, outgoing: Outgoing) -> bool:
+        step = loaded.state.steps.get(outgoing.step)
+        if loaded.dropped or loaded.state.status.ended or step is None:
+            return False
+        return step.status is StepStatus.SCHEDULED and step.attempt == outgoing.attempt
+
     def _dispatch(self, loaded: Loaded, outgoing: Outgoing) -> None:
-        state = loaded.state
-        step = state.steps.get(outgoing.step)
-        if (
-            loaded.dropped
-            or state.status.ended
-            or step is None
-            or step.status is not StepStatus.SCHEDULED
-            or step.attempt != outgoing.attempt
-        ):
+        if not self._is_wanted(loaded, outgoing):
             return
+        state = loaded.state
         if outgoing.session_id is None:
             self._send(loaded, outgoing, None)
             return
@@ -530,16 +603,23 @@ class Supervisor:
 
         await self._until_reachable("reading a session's version", read)
         held = self._sessions.held_by(state.execution_id, outgoing.step)
-        step = state.steps[outgoing.step]
-        if held is None or loaded.dropped or step.status is not StepStatus.SCHEDULED or step.attempt != outgoing.attempt:
+        if held is None or not self._is_wanted(loaded, outgoing):
             return
         held[1].version = version
         self._send(loaded, outgoing, SessionRef(outgoing.uses, session_id, version))
 
     def _leave_session(self, execution_id: str, key: str) -> None:
-        for waiting_id, outgoing in self._sessions.leave(execution_id, key):
-            if (waiting := self._executions.get(waiting_id)) is not None:
-                self._dispatch(waiting, outgoing)
+        """The step is done with its session, if it has one; the next in line that still wants it is sent."""
+        follower = self._sessions.leave(execution_id, key)
+        while follower is not None:
+            follower_id, outgoing = follower
+            if follower_id in self._recovering:
+                return  # it keeps its place, and is sent, or leaves, when it has been read back
+            loaded = self._executions.get(follower_id)
+            if loaded is not None and self._is_wanted(loaded, outgoing):
+                self._dispatch(loaded, outgoing)
+                return
+            follower = self._sessions.leave(follower_id, outgoing.step)
 
     def _send(self, loaded: Loaded, outgoing: Outgoing, session: SessionRef | None) -> None:
         state = loaded.state

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from agentflow.adapters.embedded_postgres import EmbeddedPostgres
 from agentflow.cluster.ray_head import processes
 
 pytestmark = [pytest.mark.ray, pytest.mark.runsc, pytest.mark.timeout(300)]
@@ -64,7 +65,10 @@ def agentflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
         yield program
     finally:
         program("down")
-        assert processes(program.home) == []
+        left = processes(program.home)
+        for home in (program.home, program.home / "demo"):
+            EmbeddedPostgres(home).destroy()  # root's PostgreSQL lies outside the home
+        assert left == []
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ def bars(ranking: Sequence[Mapping[str, Any]]) -> str:
     parts = []
     for index, entry in enumerate(rows):
         top = index * ROW
-        parts.append(f'<text class="name" x="0" y="{top + 16}">{escape(entry["name"])}</text>')
+        parts.append(f'<text class="name" x="0" y="{top + 16}">{escape(_label(entry["name"]))}</text>')
         parts.append(f'<text class="value" x="100%" y="{top + 16}" text-anchor="end">{entry["score"]:.1f}</text>')
         parts.append(f'<rect class="track" x="0" y="{top + 24}" width="100%" height="10" rx="5"/>')
         left = 0.0
@@ -48,6 +48,11 @@ def bars(ranking: Sequence[Mapping[str, Any]]) -> str:
         f'<title id="bars-title">Attention score of the first {len(rows)} packages</title><desc id="bars-text">{escape(spoken)}.</desc>'
         f"{''.join(parts)}</svg>"
     )
+
+
+def _label(name: str) -> str:
+    """A name that leaves room for the score beside it, also on a phone; the end of a path says most."""
+    return name if len(name) <= 32 else f"…{name[-31:]}"
 
 
 def legend(ranking: Sequence[Mapping[str, Any]]) -> str:

@@ -71,7 +71,7 @@ th { text-align: right; font-size: 12.5px; font-weight: 600; color: var(--soft);
   white-space: nowrap; }
 td { text-align: right; padding: 7px 10px; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child, .left { text-align: left; padding-left: 0; } tr:last-child td { border-bottom: 0; }
-td.zero { color: var(--soft); opacity: .6; }
+td.zero { color: var(--soft); opacity: .8; }
 details { border-top: 1px solid var(--line); } details:first-of-type { border-top: 0; }
 summary { cursor: pointer; padding: 11px 0; display: flex; gap: 12px; align-items: center; list-style: none; }
 summary::-webkit-details-marker { display: none; }
@@ -94,6 +94,9 @@ footer { padding: 8px 20px 48px; font-size: 13.5px; color: var(--soft); }
   header { padding-top: 28px; } main, header, footer { padding-left: 14px; padding-right: 14px; }
   .cards { grid-template-columns: 1fr 1fr; gap: 16px; } .cards dd { font-size: 22px; }
   .finds li { grid-template-columns: 1fr; } .finds .where { text-align: left; } .inside { padding-left: 0; } }
+@media (max-width: 640px) { summary { flex-wrap: wrap; row-gap: 0; } summary .soft { margin: 0 0 0 24px; width: 100%; text-align: left; }
+  .cell-name { font-size: 11.5px !important; } .cell-name.small, .cell-name.small + .cell-value { display: none; }
+  .cell-value { font-size: 11px !important; } }
 @media (prefers-reduced-motion: reduce) { summary::before { transition: none; } }
 @media print { body { background: #fff; } section { break-inside: avoid; } details .inside { display: block; } }
 """

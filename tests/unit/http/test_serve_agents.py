@@ -122,7 +122,7 @@ async def test_an_agent_that_is_not_in_the_folder_is_404(world: Any, keys: Any, 
     assert (await world.client.get(f"/v1/agents/{name}/sessions/s", headers=keys.admin)).status_code == 404
 
 
-@pytest.mark.parametrize("session", ["%00", "a%0ab", "s" * 201])
+@pytest.mark.parametrize("session", ["%00", "a%09b", "s" * 201])
 async def test_a_session_id_that_is_not_short_and_printable_is_400(world: Any, keys: Any, session: str) -> None:
     for method, suffix in (("GET", ""), ("POST", "/messages")):
         answer = await world.client.request(

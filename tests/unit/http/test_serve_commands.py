@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from agentflow.domain.command import Change, Changes, Command, Reply, Start
 from agentflow.errors import Forbidden, StoreUnavailable, Unavailable
+from agentflow.serve.app import build_app
 from agentflow.serve.commands import BATCH_BYTES, BATCH_ITEMS, CommandQueue
 from agentflow.serve.feed import ChangeFeed
 
@@ -224,3 +226,24 @@ async def test_after_an_error_the_feed_goes_on_from_its_cursor(error: Exception)
             link.next.put_nowait(Changes("c2", (Change("a", 1, "completed"),)))
             assert await mine.wait(20)
     assert link.asked[:3] == ["", "c1", "c1"]
+
+
+async def test_the_application_stops_although_a_link_drops_a_cancellation(make_world: Any) -> None:
+    class Dropping(Pages):
+        async def changes(self, cursor: str, wait_s: float) -> Changes:
+            self.asked.append(cursor)
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if len(self.asked) > 1:
+                    raise
+            return Changes("c1", ())
+
+    link = Dropping()
+    world = await make_world()
+    app = build_app(replace(world.services, supervisor=link))
+    async with asyncio.timeout(20):
+        async with app.router.lifespan_context(app):
+            while not link.asked:
+                await asyncio.sleep(0)
+    assert link.asked == ["", "c1"]

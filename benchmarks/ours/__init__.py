@@ -1,0 +1,1 @@
+"""AgentFlow's own side of the comparisons."""
