@@ -41,17 +41,20 @@ class AgentFlowError(Exception):
     retryable: bool = False
     http_status: ClassVar[int] = 500
 
-    def __init__(self, message: str, **facts: Any) -> None:
+    def __init__(self, message: str, /, **facts: Any) -> None:
         super().__init__(message)
         self.message = message
         self.facts = facts
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.message, self.facts)
+        return _rebuild, (type(self), self.message, self.facts, self.code)
 
 
-def _rebuild(kind: type[AgentFlowError], message: str, facts: dict[str, Any]) -> AgentFlowError:
-    return kind(message, **facts)
+def _rebuild(kind: type[AgentFlowError], message: str, facts: dict[str, Any], code: str) -> AgentFlowError:
+    error = kind(message, **facts)
+    if error.code != code:  # one that only this error has, see `from_code`
+        error.code = code
+    return error
 
 
 class InvalidRequest(AgentFlowError):
@@ -149,7 +152,7 @@ class StepFailed(AgentFlowError):
 
     code = "step_failed"
 
-    def __init__(self, message: str, **facts: Any) -> None:
+    def __init__(self, message: str, /, **facts: Any) -> None:
         super().__init__(message, **facts)
         error = facts.get("error")
         if isinstance(error, dict) and error.get("code"):
@@ -176,7 +179,7 @@ class ExecutionFailed(AgentFlowError):
     code = "execution_failed"
 
 
-def from_code(code: str, message: str, **facts: Any) -> AgentFlowError:
+def from_code(code: str, message: str, /, **facts: Any) -> AgentFlowError:
     """The error that `code` stands for, made from a problem document or a supervisor's reply; the root for a code we do not know."""
     kinds = [AgentFlowError]
     for kind in kinds:

@@ -97,7 +97,7 @@ class Journal(Protocol):
         """All lines of each, in order; an id that is not there is missing from the answer. Raises StoreUnavailable."""
 
     async def running(self, shards: Sequence[int]) -> Sequence[str]:
-        """Ids of the executions with status running in these shards, oldest first. Raises StoreUnavailable."""
+        """Ids of the executions with status running in these shards, in the order they started. Raises StoreUnavailable."""
 
     async def due(self, shards: Sequence[int], until: datetime, limit: int) -> Sequence[Wake]:
         """Waiting executions whose timer fires up to `until`, soonest first. Raises StoreUnavailable."""

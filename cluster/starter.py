@@ -98,7 +98,7 @@ def main() -> int:
         keeper = remote.create_database_keeper(settings.home) if settings.database_url is None else None
         remote.start_actors(settings, app_dir, database_url=database_url)
         deploy(settings, app_dir, database_url=database_url)
-        if keeper is not None:  # Ray drops even a detached actor that has no process yet when the driver that made it ends
+        if keeper is not None:  # one that cannot start would be noticed only when PostgreSQL dies
             ray.get(keeper.restart_count.remote(), timeout=KEEPER_TIMEOUT_S)
     except AgentFlowError as error:
         failure = {"code": error.code, "message": error.message}

@@ -58,7 +58,7 @@ class CommandQueue:
         """
         if len(self._queue) >= self._limit:
             raise Busy(
-                f"{self._limit} commands wait for the supervisor already (setting submit_queue_limit); try again in 2 s.", retry_after_s=2
+                f"{self._limit} commands wait for the supervisor already (limit submit_queue_limit); try again in 2 s.", retry_after_s=2
             )
         loop = asyncio.get_running_loop()
         waiting = _Waiting(command, loop.create_future(), loop.time() + self._deadline_s)

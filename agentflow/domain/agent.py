@@ -12,8 +12,7 @@ class Context(Protocol):
     """What an agent's code may use inside its step. Every outward call through it is journaled.
 
     `state` is the session's state: a JSON object that is stored together with the step's result, or not at all. A step
-    without a session has an empty one that is thrown away. `attempt` counts from 1. `now` is replayed like an effect's
-    result would be: code that runs again after a crash sees no jump backwards, so use it instead of the system's clock.
+    without a session has an empty one that is thrown away. `attempt` counts from 1.
     """
 
     execution_id: str
@@ -27,8 +26,8 @@ class Context(Protocol):
     async def tool(self, function: Callable[..., Any] | str, /, **arguments: Any) -> Any:
         """Call a tool (a `@tool` function or its import path) where its profile says, and return its JSON result.
 
-        A recorded call never runs again: after a crash or a retry the step gets what the journal holds. Raises
-        StepFailed, whose `code` tells how it ended (`sandbox_timeout`, `sandbox_oom`, the exception's own name, …).
+        A recorded call never runs again: after a crash or a retry the step gets what the journal holds. A failed call is
+        recorded when the code goes on after it; if it ends the attempt, the next attempt calls again. Raises StepFailed, whose `code` tells how it ended (`sandbox_timeout`, `sandbox_oom`, the exception's own name, …).
         """
 
     def log(self, message: str, /, **fields: Any) -> None:
@@ -40,7 +39,7 @@ class Context(Protocol):
 
     @property
     def started_at(self) -> datetime:
-        """When this attempt began here, aware UTC."""
+        """When this attempt began here, aware UTC; another value when the step runs again."""
 
 
 class Agent:

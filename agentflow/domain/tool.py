@@ -10,6 +10,9 @@ from typing import Any, Generic, ParamSpec, TypeVar, get_type_hints, overload
 
 from agentflow.domain.sandbox import Isolation, Profile
 
+MOUNTS_A_CALL = 10
+"""Folders that one call may mount: /mnt/0 to /mnt/9 in its sandbox."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -107,6 +110,8 @@ def _make(function: Callable[..., Any], options: dict[str, Any]) -> Tool[Any, An
     parameters = inspect.signature(function).parameters
     if unknown := [argument for argument in mounts if argument not in parameters]:
         raise ValueError(f"tool {name}: mounts names {unknown[0]!r}, which is not one of its arguments ({', '.join(parameters) or 'none'})")
+    if len(mounts) > MOUNTS_A_CALL:
+        raise ValueError(f"tool {name}: mounts names {len(mounts)} arguments; at most {MOUNTS_A_CALL} folders can be mounted in one call")
     if variadic := [p.name for p in parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY)]:
         raise ValueError(f"tool {name}: argument {variadic[0]!r} cannot be passed by name; tools are called with named arguments")
     return Tool(function, name, description.partition("\n\n")[0], Profile(isolation=isolation, **chosen), mounts)

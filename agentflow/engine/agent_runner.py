@@ -55,6 +55,7 @@ class AgentRunner:
             async with asyncio.timeout(dispatch.timeout_s) as clock:
                 output = await self._call(context, decode_value(dispatch.input))
             self._check_replayed(context)
+            await context.record_failure()
             value = encode_value(output)
             after = encode_value(context.state)
         except asyncio.CancelledError:

@@ -20,6 +20,9 @@ from agentflow.ports import ToolCaller
 
 agent_logger = logging.getLogger("agentflow.agent")
 
+LATER = frozenset({"chat", "ask", "tell", "sleep", "approval", "child", "gather", "now", "random", "uuid", "remember", "forget", "recall"})
+"""Documented members of the context that later versions bring."""
+
 
 def arguments_hash(arguments: dict[str, Any]) -> str:
     """Of the canonical form: sorted keys, no spaces, ASCII. Raises TypeError for what JSON cannot hold."""
@@ -49,8 +52,14 @@ class StepContext:
         self._recorded = recorded(dispatch.effects)
         self._asked = 0
         self._busy = False
+        self._failed: RecordedEffect | None = None
         self._cancelled = False
         self._started_at = utc_now()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in LATER:
+            raise NotYet(f"context.{name} is not in this version yet; there are context.tool, context.state and context.log")
+        raise AttributeError(f"the context has no attribute {name!r}")
 
     @property
     def cancelled(self) -> bool:
@@ -79,6 +88,15 @@ class StepContext:
         """Recorded effects that this run did not ask for: its code has taken another way than before."""
         return [effect for path, effect in self._recorded.items() if int(path) >= self._asked]
 
+    async def record_failure(self) -> None:
+        """Record a failed effect once the code has shown that it lives with it: by its next effect, or by its result.
+
+        A failure that ends the attempt is not recorded: the next attempt asks the world again, and may have more luck.
+        """
+        if self._failed is not None:
+            failed, self._failed = self._failed, None
+            await self._record(failed)
+
     async def _tool(self, function: Callable[..., Any] | str, arguments: dict[str, Any]) -> Any:
         uses = function if isinstance(function, str) else getattr(function, "uses", "")
         if not isinstance(function, (str, Tool)) or ":" not in uses:
@@ -96,14 +114,18 @@ class StepContext:
             self._busy = False
 
     async def _effect(self, effect: str, name: str, digest: str, run: Callable[[], Awaitable[RecordedEffect]]) -> Any:
+        await self.record_failure()
         path = str(self._asked)
         self._asked += 1
         known = self._recorded.get(path)
         if known is None:
             known = await run()
             known = RecordedEffect(path, effect, name, digest, known.value, known.failure)
-            # durable before the code sees it: what it does next may leave this process
-            await self._record(known)
+            if known.failure is None:
+                # durable before the code sees it: what it does next may leave this process
+                await self._record(known)
+            else:
+                self._failed = known
         elif (known.effect, known.name, known.arguments_hash) != (effect, name, digest):
             raise NonDeterminism(
                 f"effect {path} of step {self.step} was {known.effect} {known.name} (arguments {known.arguments_hash[:8]}) when it was "

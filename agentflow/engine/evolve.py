@@ -9,7 +9,8 @@ from agentflow.domain import event as ev
 from agentflow.domain.dispatch import RecordedEffect
 from agentflow.domain.event import Event, Line
 from agentflow.domain.execution import EXECUTION_TRANSITIONS, STEP_TRANSITIONS, ExecutionStatus, StepStatus
-from agentflow.domain.state import ExecutionState, StepState, item_key, split_key
+from agentflow.domain.failure import Failure
+from agentflow.domain.state import ExecutionState, StepState, split_key
 
 
 class JournalCorrupt(AssertionError):
@@ -30,6 +31,8 @@ def evolve(state: ExecutionState, line: Line) -> ExecutionState:
         raise JournalCorrupt(f"execution {state.execution_id}: line {line.seq} follows line {state.seq}")
     if state.status.ended:
         raise JournalCorrupt(f"execution {state.execution_id}: line {line.seq} ({line.event.KIND}) after its end")
+    if (line.seq == 1) is not isinstance(line.event, ev.ExecutionStarted):
+        raise JournalCorrupt(f"execution {state.execution_id}: line {line.seq} is {line.event.KIND}; the first, and no other, starts it")
     state.seq = line.seq
     _FOLD[type(line.event)](state, line.event, line)
     return state
@@ -50,41 +53,43 @@ def _expanded(state: ExecutionState, event: ev.StepExpanded, line: Line) -> None
 
 
 def _scheduled(state: ExecutionState, event: ev.StepScheduled, line: Line) -> None:
-    step = state.steps.get(event.step)
-    if step is None or step.status is StepStatus.RETRYING:
-        state.in_flight += 1
-        if step is not None:
-            state.retrying -= 1
+    known = state.steps.get(event.step)
+    if known is not None and known.status is StepStatus.SCHEDULED:
+        raise _refused(state, event.step, known, event)  # SCHEDULED may follow itself, but only by a crash
+    if known is not None and known.status is StepStatus.RETRYING:
+        state.retrying -= 1
     step = _move(state, event.step, StepStatus.SCHEDULED)
+    state.in_flight += 1
     step.attempt, step.scheduled_at, step.retry_at = event.attempt, line.at, None
 
 
 def _completed(state: ExecutionState, event: ev.StepCompleted, line: Line) -> None:
-    state.steps[event.step].output = event.value
+    _in_flight(state, event.step, event).output = event.value
     state.in_flight -= 1
     _settle(state, event.step, StepStatus.COMPLETED)
 
 
 def _failed(state: ExecutionState, event: ev.StepFailed, line: Line) -> None:
     known = state.steps.get(event.step)
-    if known is not None and known.status is StepStatus.SCHEDULED:
+    if known is not None and known.status is not StepStatus.SCHEDULED:
+        raise _refused(state, event.step, known, event)
+    if known is not None:
         state.in_flight -= 1
     if event.retry_at is None:
-        _settle(state, event.step, StepStatus.FAILED)
+        _settle(state, event.step, StepStatus.FAILED, event.failure)
     else:
-        _move(state, event.step, StepStatus.RETRYING)
+        step = _move(state, event.step, StepStatus.RETRYING)
+        step.failure, step.retry_at = event.failure, event.retry_at
         state.retrying += 1
-    step = state.steps[event.step]
-    step.failure, step.retry_at = event.failure, event.retry_at
 
 
 def _crashed(state: ExecutionState, event: ev.StepCrashed, line: Line) -> None:
-    step = _move(state, event.step, StepStatus.SCHEDULED)
+    step = _in_flight(state, event.step, event)
     step.crashes, step.scheduled_at = event.crashes, line.at
 
 
 def _delayed(state: ExecutionState, event: ev.StepDelayed, line: Line) -> None:
-    pass
+    _in_flight(state, event.step, event)
 
 
 def _skipped(state: ExecutionState, event: ev.StepSkipped, line: Line) -> None:
@@ -93,7 +98,7 @@ def _skipped(state: ExecutionState, event: ev.StepSkipped, line: Line) -> None:
 
 def _effect(state: ExecutionState, event: ev.EffectRecorded, line: Line) -> None:
     record = RecordedEffect(event.path, event.effect, event.name, event.arguments_hash, event.value, event.failure)
-    state.steps[event.step].effects.append(record)
+    _in_flight(state, event.step, event).effects.append(record)
 
 
 def _execution_completed(state: ExecutionState, event: ev.ExecutionCompleted, line: Line) -> None:
@@ -116,6 +121,19 @@ def _end(state: ExecutionState, status: ExecutionStatus, line: Line) -> None:
     state.status, state.ended_at = status, line.at
 
 
+def _in_flight(state: ExecutionState, key: str, event: Event) -> StepState:
+    """The step that the event is about, which must be scheduled."""
+    step = state.steps.get(key)
+    if step is None or step.status is not StepStatus.SCHEDULED:
+        raise _refused(state, key, step, event)
+    return step
+
+
+def _refused(state: ExecutionState, key: str, step: StepState | None, event: Event) -> JournalCorrupt:
+    before = "absent" if step is None else step.status.value
+    return JournalCorrupt(f"execution {state.execution_id}: step {key} is {before} at line {state.seq}, which is {event.KIND}")
+
+
 def _move(state: ExecutionState, key: str, status: StepStatus) -> StepState:
     step = state.steps.get(key)
     if status not in STEP_TRANSITIONS[None if step is None else step.status]:
@@ -127,18 +145,21 @@ def _move(state: ExecutionState, key: str, status: StepStatus) -> StepState:
     return step
 
 
-def _settle(state: ExecutionState, key: str, status: StepStatus) -> None:
+def _settle(state: ExecutionState, key: str, status: StepStatus, failure: Failure | None = None) -> None:
     """The step has its final status; a map step is settled by its last item, so that no event repeats what the items said."""
-    _move(state, key, status)
+    step = _move(state, key, status)
+    if failure is not None:
+        step.failure = failure
     state.settled.append(key)
     name, item = split_key(key)
     if item is None:
         return
-    parent = state.steps[name]
+    parent = state.steps.get(name)
+    if parent is None or item >= parent.item_count:
+        raise JournalCorrupt(f"execution {state.execution_id}: {key} is no item of a map step at line {state.seq}")
     parent.items_done += 1
     if status is StepStatus.FAILED and parent.status is StepStatus.EXPANDED:
-        parent.failure = state.steps[key].failure
-        _settle(state, item_key(name, None), StepStatus.FAILED)
+        _settle(state, name, StepStatus.FAILED, failure)
     elif parent.items_done == parent.item_count and parent.status is StepStatus.EXPANDED:
         _settle(state, name, StepStatus.COMPLETED)
 

@@ -30,7 +30,7 @@ class Feed:
         """What came after `cursor`; waits for something up to `wait_s`. An unknown cursor reads from now on, with `resync`."""
         epoch, _, index = cursor.rpartition(":")
         start = self._end - len(self._lines)
-        if epoch != self._epoch or not index.isdigit() or not start <= int(index) <= self._end:
+        if epoch != self._epoch or not (index.isascii() and index.isdigit()) or not start <= int(index) <= self._end:
             return Changes(f"{self._epoch}:{self._end}", (), resync=bool(cursor))
         position = int(index)
         if position == self._end:

@@ -10,10 +10,12 @@ from typing import Any
 import msgspec
 
 from agentflow.domain.event import EVENT_KINDS, Event
+from agentflow.domain.failure import Failure
 
 _ENCODE = msgspec.json.Encoder()
 _BODY_FIELDS = {cls: tuple(field.name for field in fields(cls) if field.name != "value") for cls in EVENT_KINDS.values()}
 _HAS_VALUE = {cls: any(field.name == "value" for field in fields(cls)) for cls in EVENT_KINDS.values()}
+_FAILURE_FIELDS = {field.name for field in fields(Failure)}
 _REQUIRED = {
     cls: frozenset(f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING) for cls in EVENT_KINDS.values()
 }
@@ -41,10 +43,15 @@ def decode_event(kind: str, body: bytes, value: bytes | None) -> Event:
         raise UnknownEvent(f"a journal line of kind {kind!r}, which this version does not know")
     try:
         content: dict[str, Any] = msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         content = json.loads(body)
+    if not isinstance(content, dict):
+        raise ValueError(f"a {kind} line whose body is no object")
     if unknown := content.keys() - set(_BODY_FIELDS[cls]):
         raise UnknownEvent(f"a {kind} line with {sorted(unknown)[0]!r}, which this version does not know")
+    failure = content.get("failure")
+    if isinstance(failure, dict) and (unknown := failure.keys() - _FAILURE_FIELDS):
+        raise UnknownEvent(f"a {kind} line whose failure has {sorted(unknown)[0]!r}, which this version does not know")
     if _HAS_VALUE[cls]:
         content["value"] = value if value is not None else b"null"
     if missing := _REQUIRED[cls] - content.keys():

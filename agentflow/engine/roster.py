@@ -113,10 +113,14 @@ class Roster:
         by_seat: dict[str, tuple[Seat, list[str]]] = {}
         for dispatch_id in dispatch_ids:
             seat = self._where.pop(dispatch_id, None)  # what is queued and has no place here is never delivered
-            if seat is not None and seat.held.pop(dispatch_id, None) is not None:
-                by_seat.setdefault(seat.name, (seat, []))[1].append(dispatch_id)
+            if seat is not None:
+                ids = by_seat.setdefault(seat.name, (seat, []))[1]
+                if seat.held.pop(dispatch_id, None) is not None:
+                    ids.append(dispatch_id)
         for seat, ids in by_seat.values():
-            self._spawn(self._cancel(seat, ids))
+            if ids:
+                self._spawn(self._cancel(seat, ids))
+            self._pump(seat)  # there is room now
 
     def statuses(self) -> list[WorkerStatus]:
         return [

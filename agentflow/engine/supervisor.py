@@ -244,7 +244,9 @@ class Supervisor:
                 command.execution_id, status=status.value, error_code="conflict", message=f"the execution has ended already: {status}"
             )
         self._decide(loaded, command)
-        if not await self._durable(loaded):
+        pending = loaded.pending
+        # refused: what was decided on was not what the journal holds (the same id was started again at this very moment)
+        if not await self._durable(loaded) or (pending is not None and pending.rejected is not None):
             raise Unavailable(LOST)
         return Reply(command.execution_id, status=loaded.state.status.value)
 

@@ -26,7 +26,6 @@ from agentflow.errors import AgentFlowError, InvalidRequest, MountForbidden, San
 logger = logging.getLogger(__name__)
 
 INLINE_THREADS = 8
-MOUNTS_A_CALL = 10
 RETRYABLE = {
     OutcomeKind.TIMEOUT,
     OutcomeKind.CPU,
@@ -123,7 +122,7 @@ def mounts_of(tool: Tool[Any, Any], arguments: Mapping[str, Any], roots: tuple[s
     Raises MountForbidden, InvalidRequest.
     """
     mounts: dict[str, Mount] = {}
-    for index, name in enumerate(tool.mounts[:MOUNTS_A_CALL]):
+    for index, name in enumerate(tool.mounts):
         folder = arguments.get(name)
         if folder is None:
             continue

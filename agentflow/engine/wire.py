@@ -1,4 +1,7 @@
-"""What goes between processes, as bytes: msgpack of the domain's dataclasses, decoded strictly. No pickle of ours travels."""
+"""What goes between processes, as bytes: msgpack of the domain's dataclasses, decoded strictly. No pickle of ours travels.
+
+Decoding what is not such bytes raises ValueError; encoding text that is not Unicode raises InvalidRequest.
+"""
 
 from __future__ import annotations
 
@@ -78,6 +81,8 @@ def encode_submit(commands: Sequence[Command]) -> bytes:
 
 def decode_submit(body: bytes) -> list[Command]:
     starts, cancels, order = _SUBMIT.decode(body)
+    if (sum(order), len(order)) != (len(starts), len(starts) + len(cancels)):
+        raise ValueError(f"{len(starts)} starts and {len(cancels)} cancels do not make the order {order[:20]}")
     next_start, next_cancel = iter(starts), iter(cancels)
     return [next(next_start) if is_start else next(next_cancel) for is_start in order]
 

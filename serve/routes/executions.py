@@ -20,9 +20,7 @@ from agentflow.serve.waiting import wait_for_end
 
 router = APIRouter(tags=["executions"])
 
-Wait = Annotated[
-    float, Query(ge=0, description="Seconds to wait for the end; more than the setting wait_limit_s is cut to it.", allow_inf_nan=False)
-]
+Wait = Annotated[float, Query(ge=0, description="Seconds to wait for the end; more than wait_limit_s is cut to it.", allow_inf_nan=False)]
 Key = Annotated[str | None, Header(alias="Idempotency-Key", description="A request sent again under the same key starts nothing twice.")]
 
 

@@ -110,14 +110,15 @@ def test_the_curl_commands_get_their_answers(desk: Desk, toured: str, cluster: R
 
     output = desk.sh(script.replace(DEFAULT_URL, cluster.url))
 
-    answer = json.loads((desk.folder / "answer.json").read_text(encoding="utf-8"))
+    saved = desk.folder / "reports" / "answer.json"
+    answer = json.loads(saved.read_text(encoding="utf-8"))
     assert answer["status"] == "completed"
     workflows, _, rest = output.partition("\n")
     assert '"repository-review"' in workflows
     assert '"kind":"execution.started"' in rest and "event: execution.completed" in rest
 
     again = desk.sh(script.replace(DEFAULT_URL, cluster.url))
-    assert json.loads((desk.folder / "answer.json").read_text(encoding="utf-8"))["id"] == answer["id"], "the same key, another execution"
+    assert json.loads(saved.read_text(encoding="utf-8"))["id"] == answer["id"], "the same key, another execution"
     assert again.count("event: execution.completed") == 1
 
 

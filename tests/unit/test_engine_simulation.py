@@ -348,10 +348,13 @@ class World:
         self.life: Life | None = None
         self.asked: list[Asked] = []
         self.problems: list[str] = []
+        self._looked = 0
         self._server: set[asyncio.Task[Any]] = set()
 
     def now(self) -> datetime:
-        return START + timedelta(seconds=asyncio.get_running_loop().time())
+        # never twice the same, as the real clock
+        self._looked += 1
+        return START + timedelta(seconds=asyncio.get_running_loop().time(), microseconds=self._looked)
 
     def chance(self, what: str) -> bool:
         odds: float = getattr(self.odds, what)
@@ -601,7 +604,7 @@ def _check_execution(world: World, asked: Asked) -> None:
     effects = Counter((line.event.step, line.event.path) for line in lines if isinstance(line.event, ev.EffectRecorded))
     world.problems += [f"{name}: {what} {count} times" for what, count in [*done.items(), *effects.items()] if count > 1]
     rejected = state.failure is not None and state.failure.code == "journal_rejected"
-    if state.status is ExecutionStatus.CANCELLED and asked.cancelled or rejected:
+    if (state.status is ExecutionStatus.CANCELLED and asked.cancelled) or rejected:
         return
     if state.status is not ExecutionStatus.COMPLETED:
         world.problems.append(f"{name} ended as {state.status}: {state.failure}")

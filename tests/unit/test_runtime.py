@@ -354,6 +354,78 @@ async def test_a_replay_that_asks_for_something_else_is_refused(app_dir):
     assert "effect 0" in view.failure.message
 
 
+class Luck:
+    """A sandbox that fails as often as it is told, then works."""
+
+    def __init__(self, failures):
+        self.failures = failures
+        self.calls = []
+
+    async def __call__(self, call):
+        from agentflow.codec import decode_value, encode_value
+
+        value = decode_value(call.arguments)["value"]
+        self.calls.append(value)
+        if len(self.calls) <= self.failures:
+            return Outcome(OutcomeKind.TIMEOUT, message="too slow")
+        return Outcome(OutcomeKind.OK, encode_value(value * 2))
+
+
+async def test_a_failed_effect_that_ended_an_attempt_runs_again_in_the_next(app_dir):
+    from agentflow.domain.sandbox import Isolation
+
+    sandbox = Luck(2)
+    retry = "    retry: {maxAttempts: 3, backoff: {initial: 10ms}}"
+    async with LocalRuntime(agents={"t:It": Caller()}, app_dir=app_dir, sandboxes={Isolation.GVISOR: sandbox}) as runtime:
+        view = await runtime.run(one_step(extra=retry), 3)
+        lines = await runtime.journal(view.execution_id)
+
+    assert result_of(view) == 12
+    assert sandbox.calls == [3, 3, 3, 6]
+    assert [line.event.failure for line in lines if isinstance(line.event, ev.EffectRecorded)] == [None, None]
+
+
+async def test_a_failed_effect_that_the_code_lives_with_is_recorded_and_replayed(app_dir):
+    from agentflow.domain.sandbox import Isolation
+    from agentflow.errors import StepFailed
+
+    class Lives(Agent):
+        runs = 0
+
+        async def run(self, context, input):
+            self.runs += 1
+            try:
+                first = await context.tool("tools_of_test:double", value=input)
+            except StepFailed as error:
+                first = error.code
+            second = await context.tool("tools_of_test:double", value=5)
+            if self.runs == 1:
+                raise RuntimeError("after both")
+            return [first, second]
+
+    sandbox = Luck(1)
+    retry = "    retry: {maxAttempts: 2, backoff: {initial: 10ms}}"
+    async with LocalRuntime(agents={"t:It": Lives()}, app_dir=app_dir, sandboxes={Isolation.GVISOR: sandbox}) as runtime:
+        view = await runtime.run(one_step(extra=retry), 3)
+        lines = await runtime.journal(view.execution_id)
+
+    assert result_of(view) == ["sandbox_timeout", 10]
+    assert sandbox.calls == [3, 5]
+    effects = [line.event for line in lines if isinstance(line.event, ev.EffectRecorded)]
+    assert [(effect.path, effect.failure and effect.failure.code) for effect in effects] == [("0", "sandbox_timeout"), ("1", None)]
+
+
+async def test_what_later_versions_bring_to_the_context_is_refused_with_not_yet():
+    class Early(Agent):
+        async def run(self, context, input):
+            await context.chat("hello")
+
+    async with LocalRuntime(agents={"t:It": Early()}) as runtime:
+        view = await runtime.run(one_step(), None)
+
+    assert (view.failure.code, "context.chat" in view.failure.message) == ("not_yet", True)
+
+
 async def test_a_tool_failure_reaches_the_agent_with_its_code(app_dir):
     from agentflow.domain.sandbox import Isolation
 

@@ -108,7 +108,8 @@ class InMemoryStore:
 
     async def running(self, shards: Sequence[int]) -> Sequence[str]:
         self.check()
-        return sorted(i for i, row in self._rows.items() if row.status is ExecutionStatus.RUNNING and shard_of(i) in shards)
+        found = [(row.started_at, i) for i, row in self._rows.items() if row.status is ExecutionStatus.RUNNING and shard_of(i) in shards]
+        return [execution_id for _, execution_id in sorted(found)]
 
     async def due(self, shards: Sequence[int], until: datetime, limit: int) -> Sequence[Wake]:
         self.check()

@@ -48,7 +48,8 @@ SERVER_SETTINGS = {"application_name": "agentflow", "jit": "off", "timezone": "U
 
 def unavailable(error: BaseException) -> StoreUnavailable:
     """The error for callers; the URL, which may hold a password, is not in it."""
-    return StoreUnavailable(f"PostgreSQL cannot be reached ({type(error).__name__}: {error}); what waits for it goes on when it is back")
+    what = f"{type(error).__name__}: {error}"
+    return StoreUnavailable(f"PostgreSQL cannot be reached ({what}); check that it runs and that the database URL is right")
 
 
 class Pool:

@@ -49,7 +49,7 @@ CREATE INDEX execution_running ON execution (shard, execution_id) WHERE status =
 CREATE INDEX execution_by_tenant ON execution (tenant_id, execution_id DESC);
 CREATE INDEX execution_by_workflow ON execution (tenant_id, workflow, execution_id DESC);
 
--- Default partitions take what comes before a month's own partition is there; `partitions.py` makes those ahead of time.
+-- Default partitions take what comes before a month's own partition is there; `migrate.py` makes those ahead of time.
 CREATE TABLE event_default PARTITION OF event DEFAULT;
 CREATE TABLE execution_default PARTITION OF execution DEFAULT;
 

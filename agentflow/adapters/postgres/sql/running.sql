@@ -1,1 +1,1 @@
-SELECT execution_id FROM execution WHERE status = 'running' AND shard = ANY ($1::smallint[]) ORDER BY execution_id
+SELECT execution_id FROM execution WHERE status = 'running' AND shard = ANY ($1::smallint[]) ORDER BY started_at, execution_id
