@@ -84,7 +84,12 @@ class Journal(Protocol):
 
     async def take_shards(self, shards: Sequence[int], holder: str) -> Mapping[int, int]:
         """Become the holder: raises each shard's fencing token by one and returns the new ones. Any earlier holder's appends
-        fail from then on. Raises StoreUnavailable."""
+        fail from then on. `holder` names one life of a supervisor, no other. Raises StoreUnavailable."""
+
+    async def keep_shards(self, shards: Sequence[int], holder: str) -> Mapping[int, int]:
+        """The new tokens of shards that this holder still holds. When it returns, the fate of all its earlier appends is settled:
+        what is not there now never will be. Called after CommitUnknown, before anything is read back: a statement whose connection
+        was lost may still run in the server. Raises Fenced (another has taken one), StoreUnavailable."""
 
     async def append(self, tokens: Mapping[int, int], batch: Sequence[Append]) -> Sequence[Rejected]:
         """Write a batch in one transaction; returns what was left out (empty: all is durable).

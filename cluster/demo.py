@@ -108,7 +108,7 @@ def _review(settings: Settings, example: Path, folder: str) -> ExitCode:
     paths = write_result(result, OUTPUT)
     show_summary(result["summary"])
     for path in paths[1:]:
-        print(f"  {path.resolve()}")
+        _show(f"  {path.resolve()}")
     return ExitCode.OK
 
 

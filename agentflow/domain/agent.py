@@ -27,7 +27,8 @@ class Context(Protocol):
         """Call a tool (a `@tool` function or its import path) where its profile says, and return its JSON result.
 
         A recorded call never runs again: after a crash or a retry the step gets what the journal holds. A failed call is
-        recorded when the code goes on after it; if it ends the attempt, the next attempt calls again. Raises StepFailed, whose `code` tells how it ended (`sandbox_timeout`, `sandbox_oom`, the exception's own name, …).
+        recorded when the code goes on after it; if it ends the attempt, the next attempt calls again. Raises StepFailed,
+        whose `code` tells how it ended (`sandbox_timeout`, `sandbox_oom`, the exception's own name, …).
         """
 
     def log(self, message: str, /, **fields: Any) -> None:

@@ -15,6 +15,7 @@ from agentflow.domain.agent import Agent, snake_case
 from agentflow.domain.dispatch import Dispatch, StepDone, StepError
 from agentflow.domain.failure import Failure
 from agentflow.engine.effects import StepContext
+from agentflow.engine.in_thread import in_thread
 from agentflow.engine.mailbox import Record, Superseded
 from agentflow.errors import AgentFlowError, NonDeterminism, StepFailed, Unavailable
 from agentflow.ports import SessionReads, ToolCaller
@@ -64,7 +65,7 @@ class AgentRunner:
         except Superseded:
             context.mark_cancelled()
             raise
-        except Exception as error:  # noqa: BLE001 the top of a user's code: whatever it raises becomes the attempt's failure
+        except (Exception, SystemExit) as error:  # noqa: BLE001 the top of a user's code: whatever it raises becomes the attempt's failure
             context.mark_cancelled()
             timed_out = isinstance(error, TimeoutError) and clock.expired()
             return self._failed(dispatch, started_at, error, timed_out=timed_out)
@@ -73,7 +74,7 @@ class AgentRunner:
     async def _call(self, context: StepContext, value: Any) -> Any:
         if not self._in_thread:
             return await self._agent.run(context, value)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._agent.run, context, value)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, in_thread, lambda: self._agent.run(context, value))
 
     @staticmethod
     def _check_replayed(context: StepContext) -> None:
@@ -84,7 +85,7 @@ class AgentRunner:
                 asked="",
             )
 
-    def _failed(self, dispatch: Dispatch, started_at: datetime, error: Exception, *, timed_out: bool) -> StepError:
+    def _failed(self, dispatch: Dispatch, started_at: datetime, error: Exception | SystemExit, *, timed_out: bool) -> StepError:
         if timed_out:
             failure = Failure.of("timeout", f"the attempt did not end within {dispatch.timeout_s} s")
         elif isinstance(error, AgentFlowError):

@@ -105,6 +105,9 @@ class StepContext:
             digest = arguments_hash(arguments)
         except TypeError as error:
             raise InvalidRequest(f"the arguments of {uses} are {error}") from None
+        if self._cancelled:
+            # a plain function whose step was cancelled or timed out still runs in its thread, and nobody waits for what it does
+            raise asyncio.CancelledError(f"step {self.step} was ended; nobody waits for its effects any more")
         if self._busy:
             raise NotYet("await each effect before the next: effects side by side (context.gather) are not in this version yet")
         self._busy = True

@@ -49,6 +49,9 @@ class Outcomes(Protocol[E_contra]):
 
     def committed(self, entries: Sequence[E_contra], rejected: Mapping[int, Rejected]) -> None: ...
 
+    async def settle(self) -> None:
+        """Returns when the fate of all that was sent is settled, so that what is read then stays so. Raises Fenced."""
+
     def lost(self, entries: Sequence[E_contra], error: AgentFlowError) -> None:
         """Nobody knows whether these are durable."""
 
@@ -112,19 +115,26 @@ class GroupCommit(Generic[E]):
                 continue
             except CommitUnknown as error:
                 logger.warning("a commit of %d appends has an unknown outcome; they are read back: %s", len(entries), error)
+                try:
+                    await self._outcomes.settle()
+                except Fenced:
+                    return self._end(batch)
                 self._outcomes.lost(entries, error)
                 self._resolve(batch, committed=False)
                 return True
             except Fenced:
-                self._outcomes.fenced()
-                self._resolve(batch, committed=False)
-                return False
+                return self._end(batch)
             if self.unreachable_since:
                 logger.warning("PostgreSQL is back")
                 self.unreachable_since = ""
             self._outcomes.committed(entries, {refusal.index: refusal for refusal in rejected})
             self._resolve(batch, committed=True)
             return True
+
+    def _end(self, batch: Batch) -> bool:
+        self._outcomes.fenced()
+        self._resolve(batch, committed=False)
+        return False
 
     @staticmethod
     def _resolve(batch: Batch, *, committed: bool) -> None:

@@ -20,7 +20,7 @@ def load_agent(uses: str, *, app_dir: Path | None) -> Agent:
         sys.path.insert(0, str(app_dir))
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         where = f" (application folder: {app_dir})" if app_dir is not None else ""
         raise InvalidRequest(f"agent {uses}: module {module_name!r} does not import{where}: {type(error).__name__}: {error}") from error
     cls = getattr(module, class_name, None)
@@ -29,5 +29,5 @@ def load_agent(uses: str, *, app_dir: Path | None) -> Agent:
         raise InvalidRequest(f"agent {uses}: {class_name!r} {what} in {module_name}")
     try:
         return cls()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InvalidRequest(f"agent {uses}: {class_name}() failed: {type(error).__name__}: {error}") from error

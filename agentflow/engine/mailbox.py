@@ -12,7 +12,7 @@ from typing import Protocol
 from agentflow.clock import utc_now
 from agentflow.domain.dispatch import Dispatch, EffectReport, Holding, RecordedEffect, StepDone, StepError
 from agentflow.domain.failure import Failure
-from agentflow.errors import AgentFlowError, Unavailable
+from agentflow.errors import AgentFlowError
 
 logger = logging.getLogger(__name__)
 
@@ -193,20 +193,25 @@ class Mailbox:
             results, effects = self._take(most)
             try:
                 superseded = set(await self._report(self._name, results, [report for report, _ in effects]))
-            except Unavailable as error:
+            except AgentFlowError as error:
+                if not error.retryable:
+                    # something in it cannot be sent or taken: one by one, so that only that one suffers
+                    logger.error("a report of %d items is refused: %s", len(results) + len(effects), error)
+                    if len(results) + len(effects) > 1:
+                        self._to_report, self._effects, most = results + self._to_report, effects + self._effects, 1
+                    else:
+                        self._refused(results, effects, error)
+                    continue
                 logger.info("the supervisor cannot take %d results now; they go again: %s", len(results) + len(effects), error)
                 self._to_report = [result for result in results if result.dispatch_id in self._ended] + self._to_report
                 self._effects = effects + self._effects
                 await asyncio.sleep(delay_s)
                 delay_s = min(RETRY_MAX_S, delay_s * 2)
                 continue
-            except AgentFlowError as error:
-                # something in it cannot be sent or taken: one by one, so that only that one suffers
-                logger.error("a report of %d items is refused: %s", len(results) + len(effects), error)
-                if len(results) + len(effects) > 1:
-                    self._to_report, self._effects, most = results + self._to_report, effects + self._effects, 1
-                else:
-                    self._refused(results, effects, error)
+            except Exception:  # the top of this loop: nobody else would ever report these
+                logger.exception("reporting %d items failed; they go again", len(results) + len(effects))
+                self._to_report, self._effects = results + self._to_report, effects + self._effects
+                await asyncio.sleep(RETRY_MAX_S)
                 continue
             delay_s = RETRY_FIRST_S
             for result in results:

@@ -212,16 +212,16 @@ class Roster:
             except asyncio.CancelledError:
                 getting.cancel()
                 raise
-            except Unavailable as error:
+            except AgentFlowError as error:
+                if not error.retryable:
+                    self._refuse(seat, error)
+                    return
                 logger.warning("worker %s did not start: %s", seat.name, error)
                 await asyncio.sleep(delay_s)
                 delay_s = min(RETRY_MAX_S, delay_s * 2)
                 self._number += 1
                 seat.name = f"{self._prefix}{self._number}"
                 getting = asyncio.ensure_future(self._pool.acquire(seat.name, seat.need))
-            except AgentFlowError as error:
-                self._refuse(seat, error)
-                return
             except Exception as error:  # the top of this loop: nobody else would ever make this worker
                 logger.exception("worker %s did not start, for a reason that its pool does not know", seat.name)
                 seat.reason = f"{type(error).__name__}: {error}"
@@ -285,7 +285,15 @@ class Roster:
                 self._owner.delivering(batch)
                 try:
                     results, refused = await seat.worker.deliver(batch, acknowledged)
-                except Unavailable as error:
+                except AgentFlowError as error:
+                    if batch and not error.retryable:
+                        # something in it cannot be sent or taken: one by one, until only that is left
+                        logger.error("worker %s refuses a delivery of %d items: %s", seat.name, len(batch), error)
+                        if len(batch) == 1:
+                            self._fail(seat, batch[0], error)
+                        self._give_back(seat, batch, acknowledged)
+                        most = 1
+                        continue
                     # It says nothing about the items. They go again under the same ids, which a living worker starts only once;
                     # if it is dead, `gone` says so.
                     logger.info("worker %s did not answer; its %d items go again: %s", seat.name, len(batch), error)
@@ -293,13 +301,10 @@ class Roster:
                     await asyncio.sleep(delay_s)
                     delay_s = min(RETRY_MAX_S, delay_s * 2)
                     continue
-                except AgentFlowError as error:
-                    # something in it cannot be sent or taken: one by one, until only that is left
-                    logger.error("worker %s refuses a delivery of %d items: %s", seat.name, len(batch), error)
-                    if len(batch) == 1:
-                        self._fail(seat, batch[0], error)
+                except Exception:  # the top of this loop: nobody else would ever send these
+                    logger.exception("delivering %d items to worker %s failed; they go again", len(batch), seat.name)
                     self._give_back(seat, batch, acknowledged)
-                    most = 1
+                    await asyncio.sleep(RETRY_MAX_S)
                     continue
                 delay_s = RETRY_FIRST_S
                 if refused:

@@ -47,7 +47,7 @@ class Sessions:
         return None if key is None else (key, self._sessions[key])
 
     def leave(self, execution_id: str, step: str) -> tuple[str, Outgoing] | None:
-        """The step is done with its session. Returns the first of those who waited, which holds it from now on: send it, or let it leave."""
+        """The step is done with its session. Returns the first who waited, which holds it from now on: send it, or let it leave."""
         key = self._held.pop((execution_id, step), None)
         if key is None:
             return None

@@ -123,6 +123,7 @@ class Supervisor:
         self._recovering: set[str] = set()
         self._timers: list[tuple[datetime, str]] = []
         self._epoch = os.urandom(4).hex()
+        self._holder = f"{name}:{self._epoch}"
         self._dispatched = 0
         self._sessions = Sessions()
         self._feed = Feed(self._epoch)
@@ -154,7 +155,7 @@ class Supervisor:
         await self._roster.close()
 
     async def _take_over(self) -> None:
-        self._tokens = dict(await self._journal.take_shards(self.shards, self.name))
+        self._tokens = dict(await self._journal.take_shards(self.shards, self._holder))
         self._state = "taking_over"
         await self._roster.adopt()
         running = await self._journal.running(self.shards)
@@ -440,6 +441,12 @@ class Supervisor:
             self._observer(pending.loaded.state, pending.loaded.rules, pending.decision, pending.append.at)
         except Exception:  # what counts must never stop what is counted
             logger.exception("counting a commit of execution %s failed", pending.append.execution_id)
+
+    async def settle(self) -> None:
+        async def work() -> None:
+            self._tokens = dict(await self._journal.keep_shards(self.shards, self._holder))
+
+        await self._until_reachable("settling a commit whose outcome is unknown", work)
 
     def lost(self, entries: Sequence[Pending], error: AgentFlowError) -> None:
         self._drop([pending.loaded.state.execution_id for pending in entries if not pending.dropped])

@@ -19,6 +19,7 @@ from agentflow.domain.dispatch import Dispatch, StepDone, StepError
 from agentflow.domain.failure import Failure
 from agentflow.domain.sandbox import Isolation, Mount, Outcome, OutcomeKind, SandboxCall
 from agentflow.domain.tool import Tool
+from agentflow.engine.in_thread import in_thread
 from agentflow.engine.mailbox import Record
 from agentflow.engine.tool_source import LoadedTool, ToolSource
 from agentflow.errors import AgentFlowError, InvalidRequest, MountForbidden, SandboxRefused
@@ -73,6 +74,8 @@ class ToolRunner:
         tool = loaded.tool
         bound = bind(tool, arguments)
         mounts = mounts_of(tool, bound, dispatch.mount_roots)
+        # links are resolved: what was checked is what is opened
+        bound.update({name: mount.source for name, mount in mounts.items()})
         if tool.profile.isolation is Isolation.INLINE:
             return await self._inline(tool, bound, dispatch.timeout_s)
         profile = tool.profile
@@ -96,8 +99,10 @@ class ToolRunner:
                 if inspect.iscoroutinefunction(tool.function):
                     value = await tool.function(**arguments)
                 else:
-                    value = await asyncio.get_running_loop().run_in_executor(self._threads, lambda: tool.function(**arguments))
+                    value = await asyncio.get_running_loop().run_in_executor(self._threads, in_thread, lambda: tool.function(**arguments))
             return Outcome(OutcomeKind.OK, encode_value(value))
+        except SystemExit as error:
+            return Outcome(OutcomeKind.EXIT, message=f"it called exit: {error}", exit_code=error.code if isinstance(error.code, int) else 1)
         except Exception as error:  # noqa: BLE001 the top of a tool's own code
             if isinstance(error, TimeoutError) and clock.expired():
                 return Outcome(OutcomeKind.TIMEOUT, message=f"the call did not end within {limit_s} s")
@@ -126,7 +131,7 @@ def mounts_of(tool: Tool[Any, Any], arguments: Mapping[str, Any], roots: tuple[s
         folder = arguments.get(name)
         if folder is None:
             continue
-        if not isinstance(folder, str) or not os.path.isabs(folder) or "\0" in folder:
+        if not isinstance(folder, str) or not os.path.isabs(folder) or not _is_file_name(folder):
             raise InvalidRequest(f"tool {tool.name}: argument {name!r} must be the absolute path of a folder, not {str(folder)[:200]!r}")
         real = os.path.realpath(folder)
         if not inside(real, roots):
@@ -135,6 +140,13 @@ def mounts_of(tool: Tool[Any, Any], arguments: Mapping[str, Any], roots: tuple[s
             raise InvalidRequest(f"tool {tool.name}: {folder!r} is not a folder on this node")
         mounts[name] = Mount(real, f"/mnt/{index}")
     return mounts
+
+
+def _is_file_name(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def inside(real: str, roots: tuple[str, ...] | None) -> bool:

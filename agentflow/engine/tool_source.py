@@ -67,7 +67,7 @@ class ToolSource:
         sys.modules[module_name] = module  # dataclasses and typing look their module up while it runs
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InvalidRequest(f"tool {uses}: {path} does not import: {type(error).__name__}: {error}") from error
         finally:
             if before is None:

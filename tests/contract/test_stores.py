@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -104,6 +105,39 @@ async def test_a_stale_token_writes_nothing_at_all(store):
     assert fresh[3] == stale[3] + 1
     await store.journal.append({**stale, **fresh}, [start(execution_id) for execution_id in ids])
     assert set(await store.journal.load(ids)) == set(ids)
+
+
+async def test_a_holder_keeps_its_shards_under_new_tokens_and_its_earlier_appends_write_nothing(store):
+    tokens = await take(store)
+    fresh = await store.journal.keep_shards(range(16), "me")
+    execution_id = new_id()
+
+    assert all(fresh[shard] > tokens[shard] for shard in range(16))
+    with pytest.raises(Fenced):
+        await store.journal.append(tokens, [start(execution_id)])
+    assert await store.journal.load([execution_id]) == {}
+    assert await store.journal.append(fresh, [start(execution_id)]) == []
+
+
+async def test_who_has_lost_one_shard_cannot_keep_the_others(store):
+    tokens = await take(store)
+    theirs = await store.journal.take_shards([3], "other")
+
+    with pytest.raises(Fenced):
+        await store.journal.keep_shards(range(16), "me")
+    execution_id = new_execution_id(NOW, shard=3)
+    assert await store.journal.append({**tokens, **theirs}, [start(execution_id)]) == []
+
+
+async def test_running_executions_are_listed_in_the_order_they_started(store):
+    tokens = await take(store)
+    ids = [new_id(n) for n in range(3)]
+    for place, execution_id in enumerate((ids[2], ids[0], ids[1])):
+        line = start(execution_id)
+        line.row = dataclasses.replace(line.row, started_at=NOW + timedelta(seconds=place))
+        await store.journal.append(tokens, [line])
+
+    assert await store.journal.running(range(16)) == [ids[2], ids[0], ids[1]]
 
 
 async def test_a_line_that_is_there_refuses_its_append_alone(store):

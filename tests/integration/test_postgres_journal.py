@@ -108,6 +108,23 @@ async def test_an_append_that_meets_a_takeover_under_way_is_fenced(store, aside)
     assert await store.journal.load([execution_id]) == {}
 
 
+async def test_keeping_the_shards_waits_for_a_lost_append_that_still_runs(store, aside, fresh_postgres_url):
+    tokens = await store.journal.take_shards([0], "me")
+    execution_id = new_execution_id(NOW, shard=0)
+    lost = await asyncpg.connect(fresh_postgres_url)
+    transaction = lost.transaction()
+    await transaction.start()
+    await lost.fetchrow(statement("append"), *columns(tokens, [append(execution_id)]))
+
+    settled = asyncio.create_task(store.journal.keep_shards([0], "me"))
+    await waits_for_a_lock(aside, settled)
+    await transaction.commit()
+    await lost.close()
+    await asyncio.wait_for(settled, 10)
+
+    assert await store.journal.running([0]) == [execution_id]
+
+
 async def test_migrations_are_applied_once_even_by_many_at_a_time(fresh_postgres_url, aside):
     applied = await asyncio.gather(*(migrate(fresh_postgres_url) for _ in range(4)))
 

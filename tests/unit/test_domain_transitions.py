@@ -108,8 +108,12 @@ def test_evolve_takes_an_event_only_in_the_states_that_allow_it(before, what):
             evolve(state, line)
 
 
-@pytest.mark.parametrize("end", [ev.ExecutionCompleted(b"1"), ev.ExecutionFailed(FAILURE), ev.ExecutionCancelled("p")], ids=lambda e: e.KIND)
-@pytest.mark.parametrize("event", [STARTED, *EVENTS.values(), ev.ExecutionCompleted(b"2"), ev.ExecutionCancelled("q")], ids=lambda e: e.KIND)
+@pytest.mark.parametrize(
+    "end", [ev.ExecutionCompleted(b"1"), ev.ExecutionFailed(FAILURE), ev.ExecutionCancelled("p")], ids=lambda e: e.KIND
+)
+@pytest.mark.parametrize(
+    "event", [STARTED, *EVENTS.values(), ev.ExecutionCompleted(b"2"), ev.ExecutionCancelled("q")], ids=lambda e: e.KIND
+)
 def test_nothing_follows_the_end(end, event):
     state = replay("x", lines(STARTED, ev.StepScheduled("s", 1), end))
 

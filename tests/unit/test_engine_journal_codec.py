@@ -24,7 +24,7 @@ NOW = datetime(2026, 11, 21, 12, 0, 0, 123456, tzinfo=UTC)
 any_text = st.text(st.characters(codec=None), max_size=12)  # NUL and lone surrogates too
 values = st.binary(max_size=20)
 counts = st.integers(0, 2**31 - 1)
-times = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))
+times = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 the strategy wants naive bounds
 failures = st.builds(Failure, any_text, any_text, st.booleans())
 texts = dict.fromkeys(("tenant_id", "workflow", "version", "code_hash", "principal", "step", "path", "effect", "name", "reason"), any_text)
 fields = {

@@ -112,14 +112,16 @@ class Listener(Agent):
 class SimRunner(AgentRunner):
     """Tells the world that a step begins, and gives the agent a way to it."""
 
-    def __init__(self, world: World, agent: Agent) -> None:
+    def __init__(self, world: World, name: str, agent: Agent) -> None:
         super().__init__(agent, sessions=world.store, tools=world)
-        self._world = world
+        self._world, self.name = world, name
 
     async def _call(self, context: Any, value: Any) -> Any:
-        self._world.step_begins(context.execution_id, context.step)
+        self._world.step_begins(context.execution_id, context.step, context.attempt)
         context.world = self._world
-        return await super()._call(context, value)
+        output = await super()._call(context, value)
+        self._world.finished[(context.execution_id, context.step, context.attempt)] = self.name
+        return output
 
 
 class DoubleTool:
@@ -129,7 +131,7 @@ class DoubleTool:
         self._world = world
 
     async def run(self, dispatch: Any, record: Any) -> StepDone | StepError:
-        self._world.step_begins(dispatch.execution_id, dispatch.step)
+        self._world.step_begins(dispatch.execution_id, dispatch.step, dispatch.attempt)
         await asyncio.sleep(self._world.rng.choice([0, 0.2]))
         value = decode_value(dispatch.input)["value"] * 2
         return StepDone(dispatch.dispatch_id, dispatch.execution_id, dispatch.step, START, encode_value(value))
@@ -149,7 +151,7 @@ WORKFLOWS = {
     for workflow in (
         _workflow(
             "chain",
-            StepDefinition("a", "add", input="${ input }"),
+            StepDefinition("a", "add", input="${ input }", timeout=timedelta(seconds=30)),
             StepDefinition("b", "add", depends_on=("a",), input="${ steps.a.output }"),
             StepDefinition("c", "add", depends_on=("b",), input="${ steps.b.output }"),
         ),
@@ -214,6 +216,7 @@ class ChaosStore(InMemoryStore):
         super().__init__()
         self._world = world
         self.victims: set[str] = set()
+        self.refused: set[str] = set()
         self.order: list[str] = []
         """Executions in the order in which their first line was written."""
 
@@ -223,6 +226,10 @@ class ChaosStore(InMemoryStore):
     async def take_shards(self, shards: Any, holder: str) -> Any:
         await self._fallible()
         return await super().take_shards(shards, holder)
+
+    async def keep_shards(self, shards: Any, holder: str) -> Any:
+        await self._fallible()
+        return await super().keep_shards(shards, holder)
 
     async def _fallible(self) -> None:
         await self._delay()
@@ -239,18 +246,21 @@ class ChaosStore(InMemoryStore):
             raise CommitUnknown("chance: it was not written")
         # on its own task: a client's death does not take back what was sent
         written = self._world.server_task(self._write_batch(dict(tokens), list(batch)))
+        if unknown and self._world.rng.random() < 0.5:
+            raise CommitUnknown("chance: it is written later")
         rejected = await asyncio.shield(written)
         if unknown:
             raise CommitUnknown("chance: it was written")
         return rejected
 
     async def _write_batch(self, tokens: Any, batch: Any) -> Any:
-        await self._delay()
+        await asyncio.sleep(self._world.rng.choice([0.0, 0.001, 0.02, 0.3]))
         refused: dict[int, Rejected] = {}
         for index, append in enumerate(batch):
             fallen = any(batch[i].execution_id == append.execution_id for i in refused)
             if fallen or (append.execution_id in self.victims and append.first_seq > 1):
                 self.victims.discard(append.execution_id)
+                self.refused.add(append.execution_id)
                 refused[index] = Rejected(index, "content", "chance")
         kept = [index for index in range(len(batch)) if index not in refused]
         found = await super().append(tokens, [batch[index] for index in kept])
@@ -349,6 +359,8 @@ class World:
         self.asked: list[Asked] = []
         self.problems: list[str] = []
         self._looked = 0
+        self.finished: dict[tuple[str, str, int], str] = {}
+        """Which worker brought a step to its end; its result lives as long as that worker, until it is in the journal."""
         self._server: set[asyncio.Task[Any]] = set()
 
     def now(self) -> datetime:
@@ -390,7 +402,7 @@ class World:
         await asyncio.sleep(self.rng.choice([0.0, 0.01, 1.5]))
         if self.chance("lost"):
             raise Unavailable("it did not start")
-        runner = DoubleTool(self) if need.kind == "tool" else SimRunner(self, AGENTS[need.uses])
+        runner = DoubleTool(self) if need.kind == "tool" else SimRunner(self, name, AGENTS[need.uses])
         worker = SimWorker(self, name, runner)
         self.workers[name] = (need, worker)
         return worker
@@ -421,7 +433,10 @@ class World:
 
     # -------------------------------------------------- what is watched
 
-    def step_begins(self, execution_id: str, step: str) -> None:
+    def step_begins(self, execution_id: str, step: str, attempt: int) -> None:
+        holder = self.workers.get(self.finished.get((execution_id, step, attempt), ""))
+        if holder is not None and not holder[1].dead.done() and execution_id not in self.store.refused:
+            self.problems.append(f"step {step} of {execution_id} runs again, although {holder[1].name} lives and had its result")
         for line in self.store.lines(execution_id):
             if isinstance(line.event, ev.StepCompleted) and line.event.step == step:
                 self.problems.append(f"step {step} of {execution_id} is completed and ran again")
@@ -473,7 +488,9 @@ class World:
 
     async def ask(self, workflow: str, value: Any, expected: Any, *, session: str | None = None) -> Asked:
         shard = session_shard(TENANT, "a:Listener", session) if session is not None else None
-        execution_id = new_execution_id(self.now(), seed=str(self.rng.random()).encode(), shard=shard)
+        # clients' clocks differ, so ids do not tell the order
+        at = self.now() - timedelta(seconds=self.rng.choice([0, 0, 1, 60]))
+        execution_id = new_execution_id(at, seed=str(self.rng.random()).encode(), shard=shard)
         asked = Asked(execution_id, workflow, expected, session)
         self.asked.append(asked)
         agent = "a:Listener" if session is not None else None
@@ -637,7 +654,7 @@ def run(seed: int) -> list[str]:
 
 
 def _seeds() -> list[range]:
-    chosen = os.environ.get("AGENTFLOW_SEEDS", "0-239")
+    chosen = os.environ.get("AGENTFLOW_SEEDS", "0-419")
     first, _, last = chosen.partition("-")
     everything = range(int(first), int(last or first) + 1)
     return [everything[start : start + SEEDS_AT_ONCE] for start in range(0, len(everything), SEEDS_AT_ONCE)]

@@ -26,6 +26,7 @@ from agentflow.ports import (
     Wake,
 )
 
+FENCED = "another supervisor has taken a shard of this one; it must end"
 _Stored = tuple[int, datetime, str, bytes, bytes | None]
 
 
@@ -35,6 +36,7 @@ class InMemoryStore:
     def __init__(self) -> None:
         self.reachable = True
         self._tokens = dict.fromkeys(range(SHARD_COUNT), 0)
+        self._holders: dict[int, str] = {}
         self._lines: dict[str, list[_Stored]] = {}
         self._tenants: dict[str, str] = {}
         self._rows: dict[str, ExecutionRow] = {}
@@ -62,12 +64,21 @@ class InMemoryStore:
         self.check()
         for shard in shards:
             self._tokens[shard] += 1
+            self._holders[shard] = holder
+        return {shard: self._tokens[shard] for shard in shards}
+
+    async def keep_shards(self, shards: Sequence[int], holder: str) -> Mapping[int, int]:
+        self.check()
+        if any(self._holders.get(shard) != holder for shard in shards):
+            raise Fenced(FENCED)
+        for shard in shards:
+            self._tokens[shard] += 1
         return {shard: self._tokens[shard] for shard in shards}
 
     async def append(self, tokens: Mapping[int, int], batch: Sequence[Append]) -> Sequence[Rejected]:
         self.check()
         if any(tokens[shard_of(append.execution_id)] != self._tokens[shard_of(append.execution_id)] for append in batch):
-            raise Fenced("another supervisor has taken a shard of this one; it must end")
+            raise Fenced(FENCED)
         rejected: list[Rejected] = []
         fallen: set[str] = set()
         for index, append in enumerate(batch):

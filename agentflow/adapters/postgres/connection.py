@@ -28,6 +28,17 @@ UNREACHABLE = (
 """What asyncpg raises when the server is away, restarting, or the connection broke."""
 SHUTTING_DOWN = (asyncpg.AdminShutdownError, asyncpg.CrashShutdownError, asyncpg.TooManyConnectionsError, asyncpg.DiskFullError)
 
+TROUBLED = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.QueryCanceledError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.PostgresSystemError,
+)
+"""The server is there and could not do it now; nothing was written."""
+
 
 @functools.cache
 def statement(name: str) -> str:
@@ -89,7 +100,7 @@ class Pool:
             pool = await self._opened()
             async with pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection:
                 yield connection
-        except (*UNREACHABLE, *SHUTTING_DOWN) as error:
+        except (*UNREACHABLE, *SHUTTING_DOWN, *TROUBLED) as error:
             raise unavailable(error) from error
 
     async def fetch(self, name: str, *arguments: Any) -> list[Any]:

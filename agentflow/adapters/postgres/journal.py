@@ -14,7 +14,7 @@ import asyncpg
 from agentflow.adapters.postgres.connection import SHUTTING_DOWN, UNREACHABLE, Pool, connect, statement, unavailable
 from agentflow.domain.event import Event, Line
 from agentflow.engine.journal_codec import decode_event, encode_event
-from agentflow.errors import CommitUnknown, Fenced
+from agentflow.errors import CommitUnknown, Fenced, StoreUnavailable
 from agentflow.ids import shard_of
 from agentflow.ports import Append, Rejected, Wake
 
@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 STORED_APART_BYTES = 16 << 10
 """Values over this are stored once by tenant and content hash, and referred to."""
 LOAD_AT_ONCE = 200
+FENCED = "another supervisor has taken a shard of this one; it must end"
+CONTENT_CLASSES = frozenset({"22", "23", "54"})
+"""SQLSTATE classes: data exception, integrity constraint violation, program limit exceeded."""
 REFUSED = "AF001"
 """SQLSTATE of `refuse()` in the migrations."""
 
@@ -34,6 +37,7 @@ class PostgresJournal:
         self._url, self._pool = url, pool
         self._writer: asyncpg.Connection[Any] | None = None
         self._append: Any = None
+        self._written = False
 
     async def close(self) -> None:
         writer, self._writer = self._writer, None
@@ -44,9 +48,21 @@ class PostgresJournal:
         rows = await self._pool.fetch("take_shards", list(shards), holder)
         return {row["shard"]: row["token"] for row in rows}
 
+    async def keep_shards(self, shards: Sequence[int], holder: str) -> Mapping[int, int]:
+        rows = await self._pool.fetch("keep_shards", list(shards), holder)
+        if len(rows) != len(shards):
+            raise Fenced(FENCED)
+        return {row["shard"]: row["token"] for row in rows}
+
     async def append(self, tokens: Mapping[int, int], batch: Sequence[Append]) -> Sequence[Rejected]:
         rejected: list[Rejected] = []
-        await self._append_part(tokens, list(enumerate(batch)), rejected, set())
+        self._written = False
+        try:
+            await self._append_part(tokens, list(enumerate(batch)), rejected, set())
+        except StoreUnavailable as error:
+            if self._written:  # a part of it is durable, so it must not go again as it is
+                raise CommitUnknown(f"PostgreSQL went away when a part of the batch was written: {error}") from error
+            raise
         return sorted(rejected, key=lambda refusal: refusal.index)
 
     async def _append_part(
@@ -62,7 +78,10 @@ class PostgresJournal:
             return
         try:
             await self._write(tokens, [append for _, append in part])
-        except (asyncpg.PostgresError, UnicodeError, asyncpg.DataError) as error:
+            self._written = True
+        except (asyncpg.PostgresError, UnicodeError) as error:
+            if not _is_content(error):
+                raise unavailable(error) from error
             if len(part) > 1:
                 middle = len(part) // 2
                 await self._append_part(tokens, part[:middle], rejected, fallen)
@@ -76,11 +95,13 @@ class PostgresJournal:
         arguments = columns(tokens, batch)
         if self._writer is None or self._writer.is_closed():
             # nothing was sent yet: a failure here is a plain "not written"
-            self._writer = await connect(self._url)
+            writer = await connect(self._url)
             try:
-                self._append = await self._writer.prepare(statement("append"))
-            except (*UNREACHABLE, *SHUTTING_DOWN) as error:
+                self._append = await writer.prepare(statement("append"))
+            except (*UNREACHABLE, *SHUTTING_DOWN, asyncpg.PostgresError) as error:
+                writer.terminate()
                 raise unavailable(error) from error
+            self._writer = writer
         try:
             row = await self._append.fetchrow(*arguments)
         except (*UNREACHABLE, *SHUTTING_DOWN, asyncio.CancelledError) as error:
@@ -90,7 +111,7 @@ class PostgresJournal:
                 raise
             raise CommitUnknown(f"the connection to PostgreSQL was lost while a commit was under way ({type(error).__name__})") from error
         if not row[0]:
-            raise Fenced("another supervisor has taken a shard of this one; it must end")
+            raise Fenced(FENCED)
 
     # ------------------------------------------------------------------ reads
 
@@ -116,6 +137,13 @@ class PostgresJournal:
 def line_of(row: Any) -> Line:
     """A journal line from a row of `load` or `events`."""
     return Line(row["seq"], row["at"], decode_event(row["kind"], row["body"], row["value"]))
+
+
+def _is_content(error: Exception) -> bool:
+    """True when PostgreSQL, or the driver, refused these very data. Anything else (a deadlock, a full disk, a server that is read-only
+    or lacks a table) is the server's own trouble: the statement wrote nothing, and the same batch goes again."""
+    state = getattr(error, "sqlstate", None)
+    return state is None or state == REFUSED or state[:2] in CONTENT_CLASSES
 
 
 def _code_of(error: Exception) -> str:
