@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -81,7 +82,7 @@ def test_one_cluster_from_up_to_down(settings: Settings, wait_until: Callable[..
 
 def _assert_only_the_loopback_is_open_and_secrets_are_kept(settings: Settings, address: local.ClusterAddress) -> None:
     processes = ray_head.processes(settings.home)
-    listening = [c for process in processes for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    listening = [c for process in processes for c in _connections(process) if c.status == psutil.CONN_LISTEN]
     assert len(listening) > 5
     assert {c.laddr[0] for c in listening} <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, "something listens beyond the loopback"
     taken = {c.laddr[1] for c in listening}
@@ -92,9 +93,24 @@ def _assert_only_the_loopback_is_open_and_secrets_are_kept(settings: Settings, a
     for secret in (settings.key_file, settings.home / "ray-token", settings.cluster_file):
         assert stat.S_IMODE(secret.stat().st_mode) == 0o600
     logs = "".join(path.read_text(errors="replace") for path in settings.logs.glob("*.log"))
-    arguments = "".join(" ".join(process.cmdline()) for process in processes)
+    arguments = "".join(_arguments(process) for process in processes)
     for word in (settings.key_file.read_text().strip(), (settings.home / "ray-token").read_text().strip()):
         assert word not in logs + settings.cluster_file.read_text() + arguments
+
+
+def _connections(process: psutil.Process) -> list[Any]:
+    """None for a process that has ended meanwhile: Ray's short-lived ones come and go."""
+    try:
+        return list(process.net_connections("inet"))
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _arguments(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def _assert_postgres_comes_back(settings: Settings, wait_until: Callable[..., None]) -> None:
