@@ -24,13 +24,13 @@ TEXT_FILES = {"markdown": "report.md", "html": "report.html"}
 def follow(execution: Execution, steps: Sequence[str], *, quiet: bool = False) -> Tally:
     """Show live progress on stderr until the execution ends. Ctrl-C detaches and ends the program."""
     tally = Tally(steps)
-    if not quiet:
-        print(f"execution {execution.id}", file=sys.stderr)
     try:
         if quiet:
             for event in execution.events():
                 tally.add(event)
         else:
+            # inside: who reads the id may interrupt us at once, and is to be told that it goes on
+            print(f"execution {execution.id}", file=sys.stderr)
             with progress_for(tally) as progress:
                 for event in execution.events():
                     progress.show(event, tally.add(event))
