@@ -57,9 +57,10 @@ class ActorLink:
                 raise cause from None
             raise Unavailable(f"{self._name}.{method} failed: {type(cause).__name__}: {cause}") from error
         except RayActorError as error:
-            if isinstance(error, ActorDiedError):
+            died = isinstance(error, ActorDiedError)
+            if died:
                 self._handle = None
-            raise Unavailable(f"{self._name} is not there now ({type(error).__name__})") from error
+            raise Unavailable(f"{self._name} is not there now ({type(error).__name__})", died=died) from error
         except RayError as error:
             raise Unavailable(f"{self._name}.{method}: {type(error).__name__}: {error}") from error
         except TimeoutError as error:
@@ -160,13 +161,17 @@ class RayToolCaller:
                 await asyncio.sleep(float(error.facts.get("retry_after_s", RETRY_FIRST_S)))
                 continue
             except Unavailable as error:
-                logger.info("tool %s waits: %s", uses, error)
-                await asyncio.sleep(delay_s)
-                delay_s = min(RETRY_MAX_S, delay_s * 2)
-                continue
-            if not (isinstance(result, StepError) and result.crashed):
-                return result
-            losses += 1
+                # a tool that kills the tool actor must not do so for ever
+                losses += bool(error.facts.get("died"))
+                if losses < TOOL_LOSSES:
+                    logger.info("tool %s waits: %s", uses, error)
+                    await asyncio.sleep(delay_s)
+                    delay_s = min(RETRY_MAX_S, delay_s * 2)
+                    continue
+            else:
+                if not (isinstance(result, StepError) and result.crashed):
+                    return result
+                losses += 1
             if losses >= TOOL_LOSSES:
-                failure = Failure.of("sandbox_lost", f"the sandbox of {uses} was lost {losses} times")
+                failure = Failure.of("sandbox_lost", f"the tool actor or the sandbox of {uses} was lost {losses} times")
                 return StepError(key, execution_id, step, started_at, failure)

@@ -46,7 +46,7 @@ class RayWorkerPool:
 
     async def acquire(self, name: str, need: WorkerNeed) -> RayWorker:
         if need.kind == "tool":
-            return await self._tool_worker()
+            return await self._tool_worker(name)
         generic = not need.cpu and not need.memory_bytes
         actor_name, handle = self._warm.pop() if generic and self._warm else await self._create(need.cpu, need.memory_bytes)
         self._actors[name] = (actor_name, handle)
@@ -73,6 +73,7 @@ class RayWorkerPool:
         if any(entry["name"] == tool for entry in named):
             self._tool = await asyncio.to_thread(_get, tool)
             if self._tool is not None:
+                self._actors[tool] = (tool, self._tool)
                 found[tool] = (WorkerNeed("tool"), RayWorker(tool, self._tool))
         return found
 
@@ -116,21 +117,25 @@ class RayWorkerPool:
         loop = asyncio.get_running_loop()
         try:
             while True:
-                if loop.time() - asked_at >= RESOURCES_TICK_S:
-                    asked_at = loop.time()
-                    self._cluster = await asyncio.to_thread(ray.cluster_resources)
-                if self._tool is not None and len(self._warm) < self._config.warm_agents:
-                    await self._make_warm()
+                try:
+                    if loop.time() - asked_at >= RESOURCES_TICK_S:
+                        asked_at = loop.time()
+                        self._cluster = await asyncio.to_thread(ray.cluster_resources)
+                    if self._tool is not None and len(self._warm) < self._config.warm_agents:
+                        await self._make_warm()
+                except Exception:  # the top of this loop: while the GCS is away Ray says all sorts of things
+                    logger.exception("keeping agent actors ready failed; trying again")
                 await asyncio.sleep(WARM_TICK_S)
         finally:
             tool.cancel()
 
     async def _make_warm(self) -> None:
+        name, handle = await self._create(0, 0)
         try:
-            name, handle = await self._create(0, 0)
             await ActorLink(name, handle).call("start", timeout_s=ACTIVATE_TIMEOUT_S)
         except Unavailable as error:
-            logger.warning("a warm agent actor did not start: %s", error)
+            logger.warning("a warm agent actor did not start and is ended: %s", error)
+            await asyncio.to_thread(_kill, handle)  # it is detached: nobody else would ever end it
             return
         self._warm.append((name, handle))
 
@@ -150,9 +155,9 @@ class RayWorkerPool:
                 link = ActorLink(name, handle)
                 await link.call("start", timeout_s=None)
                 await link.call("opened", timeout_s=None)
-            except (Unavailable, ValueError, RayError) as error:
+            except Exception as error:  # noqa: BLE001 the top of this loop: without it no tool would ever run again on this node
                 # the name of one that has just died is still taken for a moment
-                logger.info("the tool actor is not there yet: %s", error)
+                logger.info("the tool actor is not there yet: %s: %s", type(error).__name__, error)
                 await asyncio.sleep(delay_s)
                 delay_s = min(3.0, delay_s * 2)
                 continue
@@ -167,10 +172,12 @@ class RayWorkerPool:
             self._tool = handle
             self._tool_changed.notify_all()
 
-    async def _tool_worker(self) -> RayWorker:
+    async def _tool_worker(self, name: str) -> RayWorker:
         async with self._tool_changed:
             await self._tool_changed.wait_for(lambda: self._tool is not None)
             handle = self._tool
+        # one that hangs is ended by its seat's name, and made again by `_keep_tool`
+        self._actors[name] = (tool_name(_node_id()), handle)
         # it may have died since, and nobody has noticed: the roster's own watch will
         return RayWorker(tool_name(_node_id()), handle)
 

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -14,8 +13,9 @@ from agentflow.clock import utc_now
 from agentflow.domain.command import WorkerStatus
 from agentflow.domain.dispatch import Dispatch, Holding, StepDone, StepError
 from agentflow.domain.failure import Failure
+from agentflow.engine.seat import Place, Seat
 from agentflow.errors import AgentFlowError, Unavailable
-from agentflow.ports import Worker, WorkerNeed, WorkerPool
+from agentflow.ports import WorkerNeed, WorkerPool
 
 logger = logging.getLogger(__name__)
 
@@ -42,48 +42,28 @@ class Owner(Protocol):
     def delayed(self, dispatch: Dispatch, reason: str) -> None: ...
 
 
-@dataclass(slots=True)
-class Seat:
-    """One worker's place: its queue, what it holds, and the acknowledgements that go with the next call."""
-
-    name: str
-    need: WorkerNeed
-    capacity: int
-    created_at: datetime
-    worker: Worker | None = None
-    queue: deque[Dispatch] = field(default_factory=deque)
-    held: dict[str, Dispatch] = field(default_factory=dict)
-    acknowledged: list[str] = field(default_factory=list)
-    calling: bool = False
-    crashes: int = 0
-    idle_since: datetime | None = None
-    reason: str = ""
-
-    @property
-    def state(self) -> str:
-        if self.worker is None:
-            return "waiting_for_resources" if self.reason else "starting"
-        return "ready" if self.held or self.queue else "idle"
-
-
 class Roster:
     """All workers of one supervisor. Not thread-safe: one loop."""
 
     def __init__(self, pool: WorkerPool, owner: Owner, *, prefix: str, capacity: Mapping[str, int]) -> None:
         """`prefix`: of the names of new workers. `capacity`: steps held at once, by kind of worker."""
         self._pool, self._owner, self._prefix, self._capacity = pool, owner, prefix, capacity
-        self._seats: dict[WorkerNeed, Seat] = {}
+        self._seats: dict[Place, Seat] = {}
         self._where: dict[str, Seat] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._number = 0
 
     # ------------------------------------------------------------------ the owner's side
 
-    def send(self, need: WorkerNeed, dispatch: Dispatch) -> None:
-        """Queue a step for a worker that fits; makes one if there is none. An id that is held already is sent again, and starts nothing."""
-        seat = self._seats.get(need)
-        if seat is None:
-            seat = self._open(need)
+    def send(self, need: WorkerNeed, dispatch: Dispatch, *, alone: bool = False) -> None:
+        """Queue a step for a worker that fits; makes one if there is none. An id that is held already is sent again, and starts nothing.
+
+        `alone`: workers die under this step, so it gets one in which no other step runs: whoever dies then, dies of it alone.
+        """
+        seat = self._where.get(dispatch.dispatch_id)
+        if seat is None or self._seats.get(seat.place) is not seat:
+            place = (need, alone and need.kind == "agent")
+            seat = self._seats.get(place) or self._open(place)
         self._where[dispatch.dispatch_id] = seat
         if dispatch.dispatch_id in seat.held:
             seat.queue.appendleft(dispatch)  # it takes no place: behind others it would wait for the one that it has itself
@@ -98,6 +78,7 @@ class Roster:
         if seat is None:
             return
         seat.held.pop(dispatch_id, None)
+        seat.found.discard(dispatch_id)
         seat.acknowledged.append(dispatch_id)
         self._pump(seat)
 
@@ -106,6 +87,7 @@ class Roster:
         seat = self._where.pop(dispatch_id, None)
         if seat is not None:
             seat.held.pop(dispatch_id, None)
+            seat.found.discard(dispatch_id)
             self._pump(seat)
 
     def revoke(self, dispatch_ids: Sequence[str]) -> None:
@@ -115,8 +97,9 @@ class Roster:
             seat = self._where.pop(dispatch_id, None)  # what is queued and has no place here is never delivered
             if seat is not None:
                 ids = by_seat.setdefault(seat.name, (seat, []))[1]
-                if seat.held.pop(dispatch_id, None) is not None:
+                if seat.held.pop(dispatch_id, None) is not None or dispatch_id in seat.found:
                     ids.append(dispatch_id)
+                seat.found.discard(dispatch_id)
         for seat, ids in by_seat.values():
             if ids:
                 self._spawn(self._cancel(seat, ids))
@@ -143,41 +126,42 @@ class Roster:
     async def adopt(self) -> None:
         """Take over the workers that an earlier life of this supervisor left."""
         for name, (need, worker) in (await self._pool.survivors()).items():
-            known = self._seats.get(need)
-            if known is not None:  # of two for one need the first stays; a takeover that is tried again finds its own
-                if known.name != name:
-                    self._spawn(self._pool.release(name))
+            if any(seat.name == name for seat in self._seats.values()):
+                continue  # a takeover that is tried again finds its own
+            place = (need, (need, False) in self._seats)
+            if place in self._seats or (place[1] and need.kind != "agent"):
+                self._spawn(self._pool.release(name))  # nobody could say which of them takes what
                 continue
-            seat = Seat(name, need, self._capacity[need.kind], utc_now(), worker)
-            self._seats[need] = seat
+            seat = self._seats[place] = Seat(name, place, self._capacity_of(place), utc_now(), worker)
             self._spawn(self._watch(seat))
 
-    async def holdings(self) -> list[tuple[WorkerNeed, Holding]]:
+    async def holdings(self) -> list[Holding]:
         """What all workers hold. One that does not answer in time is ended: nobody could say what it still does.
 
         A dispatch found here is sent again under its id by `send`, which starts nothing but fetches what has ended; one that
-        is not wanted any more is cancelled by `discard`.
+        is not wanted any more is cancelled by `revoke`.
         """
         seats = [seat for seat in self._seats.values() if seat.worker is not None]
         answers = await asyncio.gather(*(self._ask_holding(seat) for seat in seats))
-        return [(seat.need, holding) for seat, answer in zip(seats, answers, strict=True) for holding in answer]
-
-    def discard(self, need: WorkerNeed, dispatch_id: str) -> None:
-        """Cancel what a worker holds and nobody wants."""
-        seat = self._seats.get(need)
-        if seat is not None and dispatch_id not in self._where:
-            self._spawn(self._cancel(seat, [dispatch_id]))
+        found = []
+        for seat, answer in zip(seats, answers, strict=True):
+            for holding in answer:
+                found.append(holding)
+                # so that it is sent to where it is, and revoked there
+                self._where[holding.dispatch_id] = seat
+                seat.found.add(holding.dispatch_id)
+        return found
 
     async def release_idle(self, now: datetime, idle_s: float) -> None:
         """Give back the agent workers that had nothing to do for `idle_s`."""
-        for need, seat in list(self._seats.items()):
-            busy = seat.held or seat.queue or seat.calling or seat.worker is None or need.kind != "agent"
+        for place, seat in list(self._seats.items()):
+            busy = seat.held or seat.found or seat.queue or seat.calling or seat.worker is None or seat.need.kind != "agent"
             if busy:
                 seat.idle_since = None
             elif seat.idle_since is None:
                 seat.idle_since = now
-            elif (now - seat.idle_since).total_seconds() >= idle_s:
-                del self._seats[need]
+            elif seat.place[1] or (now - seat.idle_since).total_seconds() >= idle_s:
+                del self._seats[place]
                 await self._pool.release(seat.name)
 
     async def close(self) -> None:
@@ -187,10 +171,12 @@ class Roster:
 
     # ------------------------------------------------------------------ a worker's life
 
-    def _open(self, need: WorkerNeed) -> Seat:
+    def _capacity_of(self, place: Place) -> int:
+        return 1 if place[1] else self._capacity[place[0].kind]
+
+    def _open(self, place: Place) -> Seat:
         self._number += 1
-        seat = Seat(f"{self._prefix}{self._number}", need, self._capacity[need.kind], utc_now())
-        self._seats[need] = seat
+        seat = self._seats[place] = Seat(f"{self._prefix}{self._number}", place, self._capacity_of(place), utc_now())
         self._spawn(self._acquire(seat))
         return seat
 
@@ -233,7 +219,7 @@ class Roster:
 
     def _refuse(self, seat: Seat, error: AgentFlowError) -> None:
         """No worker can ever be this (its code cannot be imported): every step that waits for it fails, with the reason."""
-        del self._seats[seat.need]
+        del self._seats[seat.place]
         waiting, seat.queue = list(seat.queue), deque()
         for dispatch in waiting:
             if self._where.get(dispatch.dispatch_id) is seat:
@@ -242,10 +228,10 @@ class Roster:
     async def _watch(self, seat: Seat) -> None:
         assert seat.worker is not None
         reason = await seat.worker.gone()
-        if self._seats.get(seat.need) is not seat:
+        if self._seats.get(seat.place) is not seat:
             return
         logger.warning("worker %s (%s) is gone with %d steps: %s", seat.name, seat.need.uses or seat.need.kind, len(seat.held), reason)
-        del self._seats[seat.need]
+        del self._seats[seat.place]
         held = list(seat.held.values())
         waiting = {d.dispatch_id: d for d in seat.queue if d.dispatch_id not in seat.held and self._where.get(d.dispatch_id) is seat}
         seat.held.clear()
@@ -253,10 +239,13 @@ class Roster:
         for dispatch in (*held, *waiting.values()):
             self._where.pop(dispatch.dispatch_id, None)
         for dispatch in waiting.values():
-            self.send(seat.need, dispatch)
+            self.send(seat.need, dispatch, alone=seat.place[1])
         for dispatch in held:
             self._owner.crashed(dispatch, reason)
-        if (successor := self._seats.get(seat.need)) is not None:
+        for dispatch_id in seat.found:
+            if self._where.get(dispatch_id) is seat:
+                del self._where[dispatch_id]
+        if (successor := self._seats.get(seat.place)) is not None:
             successor.crashes = seat.crashes + 1
 
     # ------------------------------------------------------------------ calls
@@ -277,7 +266,7 @@ class Roster:
         """Calls the worker until there is nothing more to say. Never two calls at once."""
         delay_s, most = RETRY_FIRST_S, BATCH_ITEMS
         try:
-            while self._seats.get(seat.need) is seat and seat.worker is not None:
+            while self._seats.get(seat.place) is seat and seat.worker is not None:
                 batch = self._take(seat, most)
                 acknowledged, seat.acknowledged = seat.acknowledged, []
                 if not batch and not acknowledged:
@@ -291,35 +280,30 @@ class Roster:
                         logger.error("worker %s refuses a delivery of %d items: %s", seat.name, len(batch), error)
                         if len(batch) == 1:
                             self._fail(seat, batch[0], error)
-                        self._give_back(seat, batch, acknowledged)
+                        seat.give_back(batch, acknowledged)
                         most = 1
                         continue
                     # It says nothing about the items. They go again under the same ids, which a living worker starts only once;
                     # if it is dead, `gone` says so.
                     logger.info("worker %s did not answer; its %d items go again: %s", seat.name, len(batch), error)
-                    self._give_back(seat, batch, acknowledged)
+                    seat.give_back(batch, acknowledged)
                     await asyncio.sleep(delay_s)
                     delay_s = min(RETRY_MAX_S, delay_s * 2)
                     continue
                 except Exception:  # the top of this loop: nobody else would ever send these
                     logger.exception("delivering %d items to worker %s failed; they go again", len(batch), seat.name)
-                    self._give_back(seat, batch, acknowledged)
+                    seat.give_back(batch, acknowledged)
                     await asyncio.sleep(RETRY_MAX_S)
                     continue
                 delay_s = RETRY_FIRST_S
                 if refused:
-                    self._take_back(seat, batch, set(refused))
+                    seat.take_back(batch, set(refused))
                 if results:
                     self._owner.ended(seat.name, results)
                 if refused and not results:
                     await asyncio.sleep(RETRY_FIRST_S)
         finally:
             seat.calling = False
-
-    def _give_back(self, seat: Seat, batch: Sequence[Dispatch], acknowledged: list[str]) -> None:
-        """Put what was on its way back to where it came from."""
-        seat.acknowledged = acknowledged + seat.acknowledged
-        seat.queue.extendleft(d for d in reversed(batch) if seat.held.get(d.dispatch_id) is d)
 
     def _fail(self, seat: Seat, dispatch: Dispatch, error: AgentFlowError) -> None:
         seat.held.pop(dispatch.dispatch_id, None)
@@ -341,16 +325,10 @@ class Roster:
             if batch and size > BATCH_BYTES:
                 break
             seat.queue.popleft()
+            seat.found.discard(dispatch.dispatch_id)
             seat.held[dispatch.dispatch_id] = dispatch
             batch.append(dispatch)
         return batch
-
-    @staticmethod
-    def _take_back(seat: Seat, batch: Sequence[Dispatch], refused: set[str]) -> None:
-        """A full mailbox: the roster holds the rest."""
-        for dispatch in reversed(batch):
-            if dispatch.dispatch_id in refused and seat.held.pop(dispatch.dispatch_id, None) is not None:
-                seat.queue.appendleft(dispatch)
 
     async def _cancel(self, seat: Seat, dispatch_ids: list[str]) -> None:
         if seat.worker is None:

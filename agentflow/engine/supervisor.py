@@ -11,7 +11,6 @@ import heapq
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from agentflow.clock import utc_now
@@ -38,6 +37,7 @@ from agentflow.engine.decide import (
 from agentflow.engine.evolve import replay
 from agentflow.engine.feed import Feed
 from agentflow.engine.group_commit import GroupCommit
+from agentflow.engine.loaded import Loaded, Pending
 from agentflow.engine.periodic import Periodic
 from agentflow.engine.roster import Roster
 from agentflow.engine.sessions import Sessions
@@ -52,6 +52,8 @@ DUE_HORIZON = timedelta(seconds=2)
 DUE_LIMIT = 1_000
 IDLE_TICK_S = 15.0
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 3.0
+ALONE_AFTER = 2
+"""Crashes. One death may be anybody's fault; whoever was there again at the next has a worker to itself."""
 RECOVER_AT_ONCE = 200
 """Executions read back in one statement at a takeover."""
 
@@ -65,37 +67,6 @@ Observer = Callable[[ExecutionState, Rules, Decision, datetime], None]
 
 KnownDispatches = dict[tuple[str, str, int], str]
 """(execution, step, attempt) to the dispatch id under which it was sent."""
-
-
-@dataclass(slots=True)
-class Loaded:
-    """An execution in memory. `dropped`: it was thrown away and is read back; nothing decided on this object counts any more."""
-
-    state: ExecutionState
-    rules: Rules
-    dropped: bool = False
-    commit: asyncio.Future[bool] | None = None
-    """The last commit that holds something of it."""
-    pending: Pending | None = None
-    """The append that went into it."""
-    wake: datetime | None = None
-
-
-@dataclass(slots=True)
-class Pending:
-    """An append with what may happen once it is durable."""
-
-    append: Append
-    loaded: Loaded
-    decision: Decision
-    status: ExecutionStatus
-    inline: tuple[str, ...] = ()
-    """Dispatch ids whose results came back inline: their worker is told when they are durable."""
-    rejected: Rejected | None = None
-
-    @property
-    def dropped(self) -> bool:
-        return self.loaded.dropped
 
 
 class Supervisor:
@@ -160,15 +131,14 @@ class Supervisor:
         await self._roster.adopt()
         running = await self._journal.running(self.shards)
         found = await self._roster.holdings()
-        known = {(holding.execution_id, holding.step, holding.attempt): holding.dispatch_id for _, holding in found}
+        known = {(holding.execution_id, holding.step, holding.attempt): holding.dispatch_id for holding in found}
         # what a worker runs goes first, so that it gets back the session it is in
-        at_work = {holding.execution_id for _, holding in found}
+        at_work = {holding.execution_id for holding in found}
         ordered = sorted(running, key=lambda execution_id: execution_id not in at_work)
         for start in range(0, len(ordered), RECOVER_AT_ONCE):
             await self._read_back(ordered[start : start + RECOVER_AT_ONCE], known)
-        for need, holding in found:
-            if not self._is_current((holding.execution_id, holding.step, holding.attempt), holding.dispatch_id):
-                self._roster.discard(need, holding.dispatch_id)
+        places = [((holding.execution_id, holding.step, holding.attempt), holding.dispatch_id) for holding in found]
+        self._roster.revoke([dispatch_id for place, dispatch_id in places if not self._is_current(place, dispatch_id)])
         if running:
             logger.info("supervisor %s took over %d running executions", self.name, len(running))
 
@@ -317,7 +287,10 @@ class Supervisor:
     @staticmethod
     async def _durable(loaded: Loaded) -> bool:
         """Waits until all that was decided on it so far is committed; False when some of it was lost or left out."""
-        return (loaded.commit is None or await asyncio.shield(loaded.commit)) and not loaded.dropped
+        commit = loaded.commit
+        if commit is not None and not (commit.result() if commit.done() else await asyncio.shield(commit)):
+            return False
+        return not loaded.dropped
 
     def delivering(self, dispatches: Sequence[Dispatch]) -> None:
         for dispatch in dispatches:
@@ -652,7 +625,9 @@ class Supervisor:
             tuple(step.effects),
             state.mount_roots,
         )
-        self._roster.send(self._need(state, outgoing), dispatch)
+        # a step under which workers have died runs alone before it is called poison, so that it takes nobody along
+        alone = step.crashes >= min(ALONE_AFTER, max(1, loaded.rules.limits.step_crashes - 1))
+        self._roster.send(self._need(state, outgoing), dispatch, alone=alone)
 
     @staticmethod
     def _need(state: ExecutionState, outgoing: Outgoing) -> WorkerNeed:

@@ -406,15 +406,15 @@ async def test_one_that_worked_meanwhile_is_not_idle(roster, pool):
 
 
 async def test_survivors_are_taken_over_once_and_told_apart_from_their_doubles(roster, pool):
-    old, double = Worker("old-1"), Worker("old-2")
+    old, alone, third = Worker("old-1"), Worker("old-2"), Worker("old-3")
     old.holds = [Holding("d", "x-d", "s", 1)]
-    pool.survive = {"old-1": (ADA, old), "old-2": (ADA, double)}
+    pool.survive = {"old-1": (ADA, old), "old-2": (ADA, alone), "old-3": (ADA, third)}
     await roster.adopt()
     await roster.adopt()  # a takeover that failed further on is tried again
     await calm()
 
-    assert set(pool.released) == {"old-2"}
-    assert await roster.holdings() == [(ADA, Holding("d", "x-d", "s", 1))]
+    assert set(pool.released) == {"old-3"}
+    assert await roster.holdings() == [Holding("d", "x-d", "s", 1)]
     roster.send(ADA, dispatch("d"))
     await until(lambda: old.sent == ["d"])
     assert pool.made == []
@@ -432,12 +432,37 @@ async def test_a_survivor_that_does_not_say_what_it_holds_is_ended(roster, pool)
 
 async def test_what_a_survivor_holds_and_nobody_wants_is_cancelled(roster, pool):
     old = Worker("old-1")
+    old.holds = [Holding(name, f"x-{name}", "s", 1) for name in ("wanted", "stale", "later")]
     pool.survive = {"old-1": (ADA, old)}
     await roster.adopt()
+    await roster.holdings()
     roster.send(ADA, dispatch("wanted"))
-    roster.discard(ADA, "wanted")
-    roster.discard(ADA, "stale")
-    await until(lambda: old.cancelled == ["stale"])
+    roster.revoke(["stale"])
+    await until(lambda: old.cancelled == ["stale"] and old.sent == ["wanted"])
+    await roster.release_idle(NOW, 0.0)
+    roster.send(BOB, dispatch("later"))
+    await until(lambda: old.sent == ["wanted", "later"])
+
+    assert (pool.made, pool.released) == ([], []), "what a worker holds is fetched from it, wherever it would be sent otherwise"
+
+
+async def test_who_runs_alone_has_a_worker_to_itself_one_at_a_time(roster, pool):
+    first = await ready(roster, pool, "a")
+    roster.send(ADA, dispatch("s1"), alone=True)
+    roster.send(ADA, dispatch("s2"), alone=True)
+    roster.send(ADA, dispatch("b"))
+    await until(lambda: len(pool.made) == 2 and pool.made[1][1].sent and "b" in first.sent)
+    lonely = pool.made[1][1]
+    assert lonely.sent == ["s1"]
+    roster.forget("s1")
+    await until(lambda: lonely.sent == ["s1", "s2"])
+    roster.forget("s2")
+    await calm()
+    for seconds in (0, 1):
+        await roster.release_idle(NOW + timedelta(seconds=seconds), 300.0)
+
+    assert first.sent == ["a", "b"]
+    assert pool.released == [lonely.name], "it was made for an emergency, and that is over"
 
 
 async def test_what_cannot_be_placed_in_time_is_told_with_what_is_missing(roster, pool, owner, monkeypatch):
