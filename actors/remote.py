@@ -34,8 +34,6 @@ GROUPS = {"control": 64, "wait": 2_000}
 STEPS_AT_ONCE = 1_000
 """Calls in the default group at a time: deliveries and reports, each a batch."""
 START_TIMEOUT_S, START_RETRY_S = 10.0, 0.1
-OWN_MEMORY_BYTES = 0
-"""Ray's memory option only reserves; our own actors reserve nothing."""
 
 
 def _actor(cls: type[Any], **options: Any) -> Any:
@@ -79,7 +77,7 @@ def make_pool(config: ActorConfig, supervisor: str) -> RayWorkerPool:
 
 def create_agent(config: ActorConfig, name: str, supervisor: str, *, cpu: float, memory_bytes: int) -> Any:
     """A generic agent actor that reserves what its agent asks for. Its supervisor replaces a dead one."""
-    actor = _actor(AgentActor, name=name, max_restarts=0, num_cpus=cpu, memory=memory_bytes or OWN_MEMORY_BYTES)
+    actor = _actor(AgentActor, name=name, max_restarts=0, num_cpus=cpu, memory=memory_bytes)
     return actor.remote(config.as_mapping(), name, supervisor)
 
 

@@ -7,16 +7,16 @@ suite in tests/contract runs on every adapter. All methods may be called concurr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from agentflow.domain.command import Changes, Command, Reply, SupervisorStatus
 from agentflow.domain.dispatch import Dispatch, EffectReport, Holding, StepDone, StepError
 from agentflow.domain.event import Event, Line
 from agentflow.domain.execution import ExecutionStatus, ExecutionView
 from agentflow.domain.sandbox import Outcome, SandboxCall, SandboxCapabilities
+from agentflow.domain.state import ExecutionState, item_key
 from agentflow.domain.workflow import Workflow
 
 # ---------------------------------------------------------------------------------------------------- journal
@@ -243,7 +243,7 @@ class PlanStep:
 
     @property
     def key(self) -> str:
-        return self.name if self.item is None else f"{self.name}[{self.item}]"
+        return item_key(self.name, self.item)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,9 +280,6 @@ class PlanWait:
 
 
 Decision = PlanStep | PlanExpand | PlanSkip | PlanFail | PlanComplete | PlanWait
-
-if TYPE_CHECKING:
-    from agentflow.domain.state import ExecutionState
 
 
 class Planner(Protocol):
@@ -424,7 +421,3 @@ class SandboxLauncher(Protocol):
 
 class Clock(Protocol):
     def now(self) -> datetime: ...
-
-
-class Closing(AbstractAsyncContextManager[Any], Protocol):
-    """Whatever holds connections: entering opens, leaving closes."""
